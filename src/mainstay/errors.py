@@ -1,0 +1,110 @@
+"""Everything that Mainstay raises: one family, under `MainstayError`."""
+
+from __future__ import annotations
+
+from concurrent.futures import BrokenExecutor
+
+__all__ = [
+    "InitializerFailed",
+    "LaunchError",
+    "MainstayError",
+    "PayloadError",
+    "PoolBroken",
+    "RemoteError",
+    "RemoteTraceback",
+    "TaskTimeout",
+    "WorkerDied",
+]
+
+
+class MainstayError(Exception):
+    """Base of all errors that come from Mainstay itself, not from a task's own code."""
+
+
+class PoolBroken(MainstayError, BrokenExecutor):
+    """The pool can run nothing more; every waiting future carries this or a subclass."""
+
+
+class LaunchError(PoolBroken):
+    """No launcher brought workers.
+
+    `reasons` is a list of `(launcher name, reason)` in the order in which they were tried.
+    """
+
+    def __init__(self, reasons: list[tuple[str, str]]) -> None:
+        self.reasons = list(reasons)
+        tried = "".join(f"\n  {name}: {reason}" for name, reason in self.reasons)
+        super().__init__(
+            f"no launcher brought workers; tried, in order:{tried}\n"
+            "`mainstay doctor` tells what is there; launcher='local' needs no MPI, 'serial' no processes."
+        )
+
+    def __reduce__(self) -> tuple[type[LaunchError], tuple[list[tuple[str, str]]]]:
+        return type(self), (self.reasons,)
+
+
+class InitializerFailed(PoolBroken):
+    """The `initializer` raised on a worker; its exception is the cause."""
+
+
+class TaskTimeout(MainstayError, TimeoutError):
+    """A task ran for longer than its `timeout`; its worker was killed and replaced."""
+
+
+class WorkerDied(MainstayError):
+    """A task's worker ended under it, more often than `worker_retries` allows.
+
+    Attributes: `host` (str), `pid` (int), `signal` (int or None), `exitcode` (int or None),
+    `stderr` (the worker's last lines, str), `label` (the task's label or the function's name).
+    """
+
+    def __init__(
+        self,
+        label: str,
+        host: str,
+        pid: int,
+        reason: str,
+        *,
+        signal: int | None = None,
+        exitcode: int | None = None,
+        stderr: str = "",
+        deaths: int = 1,
+    ) -> None:
+        self.label, self.host, self.pid, self.reason = label, host, pid, reason
+        self.signal, self.exitcode, self.stderr, self.deaths = signal, exitcode, stderr, deaths
+        times = "" if deaths == 1 else f" (the last of {deaths} workers that it was on)"
+        tail = f"\nIts last lines on stderr:\n{stderr}" if stderr else ""
+        super().__init__(
+            f"the worker that ran {label!r} ended: {reason}, on host {host}, pid {pid}{times}.{tail}"
+        )
+
+    def __reduce__(self):  # type: ignore[no-untyped-def]
+        keywords = {k: getattr(self, k) for k in ("signal", "exitcode", "stderr", "deaths")}
+        return _rebuild_worker_died, ((self.label, self.host, self.pid, self.reason), keywords)
+
+
+def _rebuild_worker_died(args: tuple[str, str, int, str], keywords: dict[str, object]) -> WorkerDied:
+    return WorkerDied(*args, **keywords)  # type: ignore[arg-type]
+
+
+class PayloadError(MainstayError):
+    """Arguments or a result could not be turned into bytes, or bytes into objects."""
+
+
+class RemoteError(MainstayError):
+    """Stands for a remote exception that cannot be rebuilt here; the message names its type."""
+
+
+class RemoteTraceback(Exception):
+    """The cause of an exception that came from a worker: where it was, and its traceback there.
+
+    Attributes: `tb` (the remote traceback, str), `host` (str), `worker` (str).
+    """
+
+    def __init__(self, tb: str, host: str = "", worker: str = "") -> None:
+        super().__init__(tb, host, worker)
+        self.tb, self.host, self.worker = tb, host, worker
+
+    def __str__(self) -> str:
+        where = f" on host {self.host}, worker {self.worker}" if self.host else ""
+        return f'\n"""\n{self.tb.rstrip()}\n"""\nraised{where}'

@@ -1,0 +1,61 @@
+"""Objects to bytes and back: plain pickle where it serves, cloudpickle where it must.
+
+Plain pickle writes a function or class of the script (`__main__`) as a name, which a worker could not
+look up. So whatever plain pickle cannot write, or writes with that name in it, is written again by
+cloudpickle, by value. cloudpickle is imported when a payload first needs it, never before.
+"""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from mainstay.wire.frames import Bytes
+
+PROTOCOL = 5
+_MAIN = b"__main__"
+
+
+class Payload(NamedTuple):
+    """A pickle and its out-of-band buffers (views of the caller's own arrays: not copied)."""
+
+    body: bytes
+    buffers: list[memoryview]
+
+    @property
+    def size(self) -> int:
+        """Bytes in all."""
+        return len(self.body) + sum(buffer.nbytes for buffer in self.buffers)
+
+
+def dump(obj: object) -> Payload:
+    """Return `obj` as a payload. Raises what pickle and cloudpickle raise for it."""
+    buffers: list[pickle.PickleBuffer] = []
+    try:
+        body = pickle.dumps(obj, PROTOCOL, buffer_callback=buffers.append)
+    except Exception:
+        return _dump_by_value(obj)
+    if _MAIN in body or _values_are_registered():
+        return _dump_by_value(obj)
+    return Payload(body, [buffer.raw() for buffer in buffers] if buffers else [])
+
+
+def load(body: Bytes, buffers: list[bytearray] | tuple[()] = ()) -> Any:
+    """Return the object of a payload; arrays keep the given buffers as their memory."""
+    return pickle.loads(body, buffers=buffers)
+
+
+def _dump_by_value(obj: object) -> Payload:
+    import cloudpickle  # type: ignore[import-untyped]
+
+    buffers: list[pickle.PickleBuffer] = []
+    body = cloudpickle.dumps(obj, PROTOCOL, buffer_callback=buffers.append)
+    return Payload(body, [buffer.raw() for buffer in buffers])
+
+
+def _values_are_registered() -> bool:
+    """Whether the user asked cloudpickle to write whole modules by value."""
+    module = sys.modules.get("cloudpickle.cloudpickle")
+    return module is not None and bool(module._PICKLE_BY_VALUE_MODULES)
