@@ -74,9 +74,7 @@ class WorkerDied(MainstayError):
         self.signal, self.exitcode, self.stderr, self.deaths = signal, exitcode, stderr, deaths
         times = "" if deaths == 1 else f" (the last of {deaths} workers that it was on)"
         tail = f"\nIts last lines on stderr:\n{stderr}" if stderr else ""
-        super().__init__(
-            f"the worker that ran {label!r} ended: {reason}, on host {host}, pid {pid}{times}.{tail}"
-        )
+        super().__init__(f"the worker that ran {label!r} ended: {reason}, on host {host}, pid {pid}{times}.{tail}")
 
     def __reduce__(self):  # type: ignore[no-untyped-def]
         keywords = {k: getattr(self, k) for k in ("signal", "exitcode", "stderr", "deaths")}

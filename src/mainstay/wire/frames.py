@@ -121,7 +121,8 @@ class FrameReader:
     def _begin_large(self, head: tuple[int, int, int, int], at: int, count: int, size: int) -> Frame | None:
         body_at = at + 8 * count
         if body_at > self._end:
-            return self._wait_for_sizes(body_at)
+            self._wait_for_sizes(body_at)
+            return None
         sizes = Struct(f"<{count}Q").unpack_from(self._chunk, at)
         large = _LargeFrame(head, [size, *sizes])
         self._start = body_at + large.copy_from(self._view[body_at : self._end])
