@@ -100,6 +100,7 @@ class Scheduler:
         self._priorities = [0]  # highest first
         self._idle: dict[int, Worker] = {}  # a stack: the last in is the first out
         self._roomy: dict[int, Worker] = {}  # busy, with room in hand
+        self._laden: dict[int, Worker] = {}  # with more than one task in hand, and not recalled
         self._means: dict[int, float] = {}
         self._deadlines: dict[int, float] = {}  # by worker
 
@@ -122,7 +123,7 @@ class Scheduler:
         """Return when `tick` should be called next; None: not before another event."""
         times = list(self._deadlines.values())
         if self._idle:
-            times += [w.since + STALLED for w in self._roomy.values() if len(w.hand) > 1 and not w.recalled]
+            times += [worker.since + STALLED for worker in self._laden.values()]
         return min(times, default=None)
 
     # -- events
@@ -172,8 +173,9 @@ class Scheduler:
         back = [worker.hand.pop(task_id) for task_id in task_ids if task_id in worker.hand]
         self._requeue(back)
         self._front_moved(worker, now)
-        worker.recalled = True  # no company for the task that overran, until it is done
-        self._roomy.pop(worker_id, None)
+        if worker.hand:
+            worker.recalled = True  # no company for the task that overran, until it is done
+            self._note_room(worker)
         return self._dispatch(now)
 
     def left(self, worker_id: int, now: float, *, blame: bool = True) -> list[Action]:
@@ -183,6 +185,7 @@ class Scheduler:
             return []
         self._idle.pop(worker_id, None)
         self._roomy.pop(worker_id, None)
+        self._laden.pop(worker_id, None)
         self._deadlines.pop(worker_id, None)
         tasks = list(worker.hand.values())
         actions: list[Action] = []
@@ -209,9 +212,10 @@ class Scheduler:
                 self.workers[worker_id].hand.clear()
                 actions.append(Kill(worker_id, task))
         if self._idle:
-            for worker in self._roomy.values():
-                if len(worker.hand) > 1 and not worker.recalled and worker.since + STALLED <= now:
+            for worker in list(self._laden.values()):
+                if worker.since + STALLED <= now:
                     worker.recalled = True
+                    self._note_room(worker)
                     actions.append(Recall(worker.id))
         return actions
 
@@ -243,7 +247,8 @@ class Scheduler:
 
     def _fill(self, worker: Worker, queue: deque[Task], now: float) -> list[Task]:
         """Move tasks from the queue into the worker's hand, as many as it may hold."""
-        hand, tasks = worker.hand, []
+        hand = worker.hand
+        tasks: list[Task] = []
         room = self._room(worker, queue[0])
         share = max(1, -(-len(queue) // max(1, len(self.workers))))  # leave some for the others
         while queue and len(tasks) < min(room, share):
@@ -281,6 +286,10 @@ class Scheduler:
             self._roomy[worker.id] = worker
         else:
             self._roomy.pop(worker.id, None)
+        if len(hand) > 1 and not worker.recalled:
+            self._laden[worker.id] = worker
+        else:
+            self._laden.pop(worker.id, None)
 
     def _front_moved(self, worker: Worker, now: float) -> None:
         worker.since = now
@@ -292,6 +301,7 @@ class Scheduler:
 
     def _becomes_idle(self, worker: Worker) -> None:
         self._roomy.pop(worker.id, None)
+        self._laden.pop(worker.id, None)
         self._deadlines.pop(worker.id, None)
         if not worker.idle:
             worker.idle = True

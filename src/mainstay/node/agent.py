@@ -1,0 +1,340 @@
+"""The agent: one process per node. It forks the workers, sees why they end, and tells the client.
+
+    client ◀── control socket ──▶ agent ──fork──▶ worker, worker, …
+                                    ▲                │ stdout, stderr
+                                    └───── pipes ────┘
+
+Single-threaded, so that forking is safe. When the client goes, the agent ends its workers and itself; when the
+agent goes, the kernel ends the workers (PR_SET_PDEATHSIG). Output is passed on in whole lines, and no faster than
+the client takes it: a worker that prints a gigabyte waits for its reader like in any pipe.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import resource
+import selectors
+import signal
+import socket
+import sys
+from collections import deque
+from time import monotonic
+from typing import Any
+
+from mainstay.node.worker import Worker, describe_error, send_all
+from mainstay.wire.address import Address, dial
+from mainstay.wire.frames import Bytes, Frame, FrameReader, Kind, encode
+from mainstay.wire.payload import load
+
+HEARTBEAT = 5.0  # seconds
+LINE = 1 << 16  # bytes; a longer line is passed on in pieces
+TAIL = 20  # lines of stderr that are kept for the error message
+BACKLOG = 1 << 20  # bytes not yet taken by the client, above which workers' output is left in its pipes
+PR_SET_PDEATHSIG = 1
+
+
+class Output:
+    """One of a worker's two streams: bytes in, whole lines out."""
+
+    def __init__(self, fd: int, worker: int, is_error: bool) -> None:
+        self.fd, self.worker, self.is_error = fd, worker, is_error
+        self.tail: deque[bytes] = deque(maxlen=TAIL)
+        self._rest = b""
+
+    def read(self) -> list[bytes] | None:
+        """Return the lines that are complete now; None at the end of the stream."""
+        data = os.read(self.fd, LINE)
+        if not data:
+            return None
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) >= LINE:
+            lines.append(self._rest)
+            self._rest = b""
+        self.tail.extend(lines)
+        return lines
+
+    def end(self) -> list[bytes]:
+        """Return what stood on the last line, without an end."""
+        rest, self._rest = self._rest, b""
+        self.tail.extend([rest] if rest else [])
+        return [rest] if rest else []
+
+
+class Child:
+    """A worker as its agent sees it."""
+
+    def __init__(self, number: int, pid: int, outputs: list[Output]) -> None:
+        self.number, self.pid, self.outputs = number, pid, outputs
+
+
+class Agent:
+    """Serves one pool on one node."""
+
+    def __init__(self, addresses: list[Address], key: bytes, launch: int) -> None:
+        self._addresses, self._key = addresses, key
+        self._sock = dial(addresses, key)
+        self._host = socket.gethostname()
+        self._libc = _libc()
+        self._reader = FrameReader()
+        self._unsent: deque[memoryview] = deque()
+        self._selector = selectors.DefaultSelector()
+        self._children: dict[int, Child] = {}
+        self._setup: dict[str, Any] = {}
+        self._paused = False
+        hello = {"host": self._host, "pid": os.getpid(), "cpus": len(os.sched_getaffinity(0)), "launch": launch}
+        self._sock.sendall(b"".join(encode(Kind.AGENT_HELLO, pickle.dumps(hello))))
+
+    def run(self) -> None:
+        """Serve until the client closes the pool or goes away; then leave nothing behind."""
+        self._watch_for_deaths()
+        self._sock.setblocking(False)
+        self._selector.register(self._sock, selectors.EVENT_READ, self._on_client)
+        beat = monotonic() + HEARTBEAT
+        try:
+            while True:
+                for key, events in self._selector.select(max(0.0, beat - monotonic())):
+                    key.data(events)
+                if monotonic() >= beat:
+                    beat = monotonic() + HEARTBEAT
+                    self._send(encode(Kind.HEARTBEAT))
+        except (EOFError, OSError):
+            pass  # the client is gone, or said stop
+        finally:
+            self._end_all()
+
+    # -- the client
+
+    def _on_client(self, events: int) -> None:
+        if events & selectors.EVENT_WRITE:
+            self._send([])
+        if not events & selectors.EVENT_READ:
+            return
+        try:
+            count = self._sock.recv_into(self._reader.get_buffer())
+        except BlockingIOError:
+            return
+        if count == 0:
+            raise EOFError
+        for frame in self._reader.received(count):
+            self._on_frame(frame)
+
+    def _on_frame(self, frame: Frame) -> None:
+        if frame.kind == Kind.SETUP:
+            self._setup = load(frame.body)
+            _prepare(self._setup)
+            for number in self._setup["workers"]:
+                self._fork(number)
+        elif frame.kind == Kind.KILL:
+            self._signal(frame.number, signal.SIGKILL)
+        elif frame.kind == Kind.RECALL:
+            self._signal(frame.number, signal.SIGURG)
+        elif frame.kind == Kind.STOP:
+            raise EOFError
+
+    def _signal(self, number: int, what: signal.Signals) -> None:
+        for child in self._children.values():
+            if child.number == number:
+                os.kill(child.pid, what)
+
+    def _send(self, pieces: list[Bytes]) -> None:
+        self._unsent.extend(memoryview(piece) for piece in pieces)
+        while self._unsent:
+            try:
+                sent = self._sock.send(self._unsent[0])
+            except BlockingIOError:
+                break
+            if sent == self._unsent[0].nbytes:
+                self._unsent.popleft()
+            else:
+                self._unsent[0] = self._unsent[0][sent:]
+        self._throttle()
+
+    def _throttle(self) -> None:
+        """Stop reading the workers' output while the client does not take it."""
+        write = selectors.EVENT_WRITE if self._unsent else 0
+        if self._selector.get_key(self._sock).events != selectors.EVENT_READ | write:
+            self._selector.modify(self._sock, selectors.EVENT_READ | write, self._on_client)
+        paused = sum(view.nbytes for view in self._unsent) > BACKLOG
+        if paused != self._paused:
+            self._paused = paused
+            for child in self._children.values():
+                for output in child.outputs:
+                    self._selector.unregister(output.fd) if paused else self._listen(output)
+
+    # -- the workers
+
+    def _fork(self, number: int) -> None:
+        pipes = [os.pipe(), os.pipe()]
+        pid = os.fork()
+        if pid == 0:
+            self._become_worker(number, pipes)
+        for _, write in pipes:
+            os.close(write)
+        outputs = [Output(pipes[0][0], number, False), Output(pipes[1][0], number, True)]
+        self._children[pid] = Child(number, pid, outputs)
+        if not self._paused:
+            for output in outputs:
+                self._listen(output)
+        self._send(encode(Kind.FORKED, number=number, task=pid))
+
+    def _become_worker(self, number: int, pipes: list[tuple[int, int]]) -> None:
+        """In the child: never returns."""
+        status = 1
+        try:
+            agent = os.getppid()
+            os.setpgid(0, 0)
+            self._libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != agent:
+                os._exit(1)
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            os.dup2(pipes[0][1], 1)
+            os.dup2(pipes[1][1], 2)
+            for fd in {fd for pipe in pipes for fd in pipe}:
+                os.close(fd)
+            self._selector.close()
+            self._sock.close()
+            self._wake_read.close()
+            self._wake_write.close()
+            for child in self._children.values():
+                for output in child.outputs:
+                    os.close(output.fd)
+            serve_as_worker(self._addresses, self._key, number, self._host, self._setup)
+            status = 0
+        except BaseException as error:
+            if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+                status = 0  # the client went away
+            else:
+                sys.stderr.write(f"{error!r}\n")
+        finally:
+            os._exit(status)
+
+    def _listen(self, output: Output) -> None:
+        self._selector.register(output.fd, selectors.EVENT_READ, lambda events: self._on_output(output))
+
+    def _on_output(self, output: Output) -> None:
+        lines = output.read()
+        if lines is None:
+            self._selector.unregister(output.fd)
+            return
+        self._pass_on(output, lines)
+
+    def _pass_on(self, output: Output, lines: list[bytes]) -> None:
+        if lines:
+            body = b"\n".join(lines)
+            self._send(encode(Kind.OUTPUT, body, number=output.worker, attempt=int(output.is_error)))
+
+    def _watch_for_deaths(self) -> None:
+        self._wake_read, self._wake_write = socket.socketpair()
+        self._wake_read.setblocking(False)
+        self._wake_write.setblocking(False)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        signal.set_wakeup_fd(self._wake_write.fileno(), warn_on_full_buffer=False)
+        self._selector.register(self._wake_read, selectors.EVENT_READ, self._on_deaths)
+
+    def _on_deaths(self, events: int) -> None:
+        try:
+            while self._wake_read.recv(4096):
+                pass
+        except BlockingIOError:
+            pass
+        while True:
+            try:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            child = self._children.pop(pid, None)
+            if child is not None:
+                self._on_death(child, status, usage)
+
+    def _on_death(self, child: Child, status: int, usage: resource.struct_rusage) -> None:
+        _kill_group(child.pid)  # what its tasks started and left running
+        self._read_the_rest(child)
+        ended = {
+            "pid": child.pid,
+            "host": self._host,
+            "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else None,
+            "exitcode": os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
+            "peak": usage.ru_maxrss * 1024,  # bytes
+            "stderr": b"\n".join(child.outputs[1].tail).decode(errors="replace"),
+        }
+        self._send(encode(Kind.ENDED, pickle.dumps(ended), number=child.number))
+
+    def _read_the_rest(self, child: Child) -> None:
+        for output in child.outputs:
+            os.set_blocking(output.fd, False)
+            try:
+                while (lines := output.read()) is not None:
+                    self._pass_on(output, lines)
+            except BlockingIOError:
+                pass
+            self._pass_on(output, output.end())
+            try:
+                self._selector.unregister(output.fd)
+            except KeyError:
+                pass
+            os.close(output.fd)
+
+    def _end_all(self) -> None:
+        for pid in self._children:
+            _kill_group(pid)
+            try:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+            except OSError:
+                pass
+
+
+def serve_as_worker(addresses: list[Address], key: bytes, number: int, host: str, setup: dict[str, Any]) -> None:
+    """Be worker `number`: connect, run the initializer, serve until the client closes."""
+    sys.stdout = open(1, "w", buffering=1, closefd=False, errors="replace")  # noqa: SIM115  kept for life
+    sys.stderr = open(2, "w", buffering=1, closefd=False, errors="replace")  # noqa: SIM115
+    sock = dial(addresses, key)
+    worker = Worker(sock, f"{host}/{number}", host)
+    signal.signal(signal.SIGURG, lambda signum, frame: worker.recall())
+    signal.siginterrupt(signal.SIGURG, False)
+    start_worker(sock, number, setup)
+    worker.serve()
+    sys.stdout.flush()
+    sys.stderr.flush()
+
+
+def start_worker(sock: socket.socket, number: int, setup: dict[str, Any]) -> None:
+    """Run the initializer, and tell the client that the worker stands or that the initializer failed."""
+    initializer = setup.get("initializer")
+    if initializer is not None:
+        try:
+            fn, args = load(*initializer)
+            fn(*args)
+        except BaseException as error:
+            send_all(sock, encode(Kind.INITIALIZER_FAILED, describe_error(error), number=number))
+            return
+    send_all(sock, encode(Kind.WORKER_HELLO, pickle.dumps({"pid": os.getpid()}), number=number))
+
+
+def _prepare(setup: dict[str, Any]) -> None:
+    """Make this process look like the client's: directory and module path."""
+    try:
+        os.chdir(setup["directory"])
+    except OSError:
+        sys.stderr.write(f"mainstay: no {setup['directory']} on this node; workers run in {os.getcwd()}\n")
+    sys.path[:] = setup["path"]
+    sys.argv[:] = setup["argv"]
+    for name in setup.get("preload", ()):
+        __import__(name)
+
+
+def _kill_group(pid: int) -> None:
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except OSError:
+        pass
+
+
+def _libc() -> Any:
+    import ctypes
+
+    return ctypes.CDLL(None)

@@ -1,0 +1,182 @@
+"""A worker: calls come in on one socket, results go out on it.
+
+    socket ─▶ reader ─▶ inbox ─▶ run, one at a time ─▶ outbox ─▶ socket
+
+Results of short tasks are sent together, when the inbox is empty or `FLUSH` seconds have passed. After its last
+result a worker polls the socket for `SPIN` seconds and then sleeps on it: waking a sleeping process costs more
+than a short task does. A recall comes as SIGURG, so that it can be answered while a task runs.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+from collections import deque
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any
+
+from mainstay.node import context
+from mainstay.wire.frames import Bytes, Frame, FrameReader, Kind, encode
+from mainstay.wire.payload import dump, load
+
+SPIN = 100e-6
+FLUSH = 500e-6
+MOST_PIECES = 512  # of one sendmsg; the kernel's limit is 1,024
+
+
+class Worker:
+    """Serves calls from `sock` (blocking, authenticated) until its end-of-file."""
+
+    def __init__(self, sock: socket.socket, name: str, host: str) -> None:
+        self._sock, self._name, self._host = sock, name, host
+        self._pid = os.getpid()
+        self._reader = FrameReader()
+        self._inbox: deque[Frame] = deque()
+        self._outbox: list[Bytes] = []
+        self._functions: dict[int, tuple[Callable[..., Any], str] | BaseException] = {}
+        self._sources: dict[int, Frame] = {}
+        self._running = False
+        self._flushed = 0.0
+
+    def serve(self) -> None:
+        """Run calls until the client closes the socket."""
+        inbox = self._inbox
+        while inbox or self._receive():
+            while inbox:
+                frame = inbox.popleft()
+                if frame.kind == Kind.CALL:
+                    self._call(frame)
+                elif frame.kind == Kind.DEFINE:
+                    self._sources[frame.number] = frame
+                if self._outbox and (not inbox or perf_counter() - self._flushed > FLUSH):
+                    self._flush()
+
+    def recall(self) -> None:
+        """Give back every call that has not begun; comes as a signal, while a task runs."""
+        if not self._running or os.getpid() != self._pid:
+            return  # between tasks the inbox is about to be served
+        self._read_what_is_there()
+        ids = [frame.task for frame in self._inbox if frame.kind == Kind.CALL]
+        kept = [frame for frame in self._inbox if frame.kind != Kind.CALL]
+        self._inbox.clear()
+        self._inbox.extend(kept)
+        self._outbox += encode(Kind.RETURNED, pickle.dumps(ids))
+        self._flush()
+
+    # -- one call
+
+    def _call(self, frame: Frame) -> None:
+        started = perf_counter()
+        try:
+            fn, label = self._function(frame.number)
+            args, kwargs, own_label = load(frame.body, frame.buffers)
+            context.current = context.TaskInfo(frame.task, frame.attempt, own_label or label, self._name)
+            self._running = True
+            try:
+                result = fn(*args, **kwargs)
+            finally:
+                self._running = False
+                context.current = None
+                if os.getpid() != self._pid:
+                    os._exit(0)  # a child that the task forked must not answer in our place
+            body, buffers = dump(result)
+        except BaseException as error:
+            self._outbox += encode(
+                Kind.ERROR, describe_error(error), task=frame.task, number=_micros(perf_counter() - started)
+            )
+            return
+        self._outbox += encode(Kind.RESULT, body, buffers, task=frame.task, number=_micros(perf_counter() - started))
+
+    def _function(self, number: int) -> tuple[Callable[..., Any], str]:
+        known = self._functions.get(number)
+        if known is None:
+            source = self._sources.pop(number)
+            try:
+                known = load(source.body, source.buffers), ""
+            except BaseException as error:
+                known = error
+            self._functions[number] = known
+        if isinstance(known, BaseException):
+            raise known
+        return known
+
+    # -- the socket
+
+    def _receive(self) -> bool:
+        """Wait for something to do; False at the end-of-file."""
+        buffer = self._reader.get_buffer()
+        count = self._poll(buffer)
+        if count < 0:
+            count = self._sock.recv_into(buffer)
+        self._inbox.extend(self._reader.received(count))
+        return count > 0 and (bool(self._inbox) or self._receive_rest())
+
+    def _receive_rest(self) -> bool:
+        while not self._inbox:
+            count = self._sock.recv_into(self._reader.get_buffer())
+            if count == 0:
+                return False
+            self._inbox.extend(self._reader.received(count))
+        return True
+
+    def _poll(self, buffer: memoryview) -> int:
+        """Look for bytes without sleeping, for `SPIN` seconds; -1 if none came."""
+        receive, end = self._sock.recv_into, perf_counter() + SPIN
+        while True:
+            try:
+                return receive(buffer, 0, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                if perf_counter() > end:
+                    return -1
+
+    def _read_what_is_there(self) -> None:
+        while True:
+            try:
+                count = self._sock.recv_into(self._reader.get_buffer(), 0, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            if count == 0:
+                return
+            self._inbox.extend(self._reader.received(count))
+
+    def _flush(self) -> None:
+        pieces, self._outbox = self._outbox, []
+        send_all(self._sock, pieces)
+        self._flushed = perf_counter()
+
+
+def send_all(sock: socket.socket, pieces: list[Bytes]) -> None:
+    """Send all the pieces on a blocking socket, without joining them."""
+    for at in range(0, len(pieces), MOST_PIECES):
+        views = [memoryview(piece) for piece in pieces[at : at + MOST_PIECES]]
+        sent = sock.sendmsg(views)
+        for view in views:
+            if sent < view.nbytes:
+                sock.sendall(view[sent:])
+            sent = max(0, sent - view.nbytes)
+
+
+def describe_error(error: BaseException) -> bytes:
+    """Return a pickle of `(the exception's own pickle or None, type name, text, traceback)`."""
+    import traceback
+
+    frames = error.__traceback__
+    while frames is not None and frames.tb_frame.f_code.co_filename == __file__ and frames.tb_next is not None:
+        frames = frames.tb_next  # the worker's own frames tell the user nothing
+    text = "".join(traceback.format_exception(type(error), error, frames))
+    kind = type(error)
+    try:
+        body: bytes | None = b"".join([dump(error.with_traceback(None)).body])
+    except BaseException:
+        body = None
+    try:
+        message = str(error)
+    except BaseException:
+        message = "its str() raised"
+    return pickle.dumps((body, f"{kind.__module__}.{kind.__qualname__}", message, text))
+
+
+def _micros(seconds: float) -> int:
+    return min(int(seconds * 1e6), 0xFFFFFFFF)
