@@ -1,1 +1,62 @@
-"""MPI workers that stay."""
+"""MPI workers that stay: many Python tasks on an HPC allocation or a laptop, behind a standard executor."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mainstay.errors import (
+        InitializerFailed,
+        LaunchError,
+        MainstayError,
+        PayloadError,
+        PoolBroken,
+        RemoteError,
+        RemoteTraceback,
+        TaskTimeout,
+        WorkerDied,
+    )
+    from mainstay.executor import Executor
+    from mainstay.node.context import task
+
+_PLACES = {
+    "Executor": "executor",
+    "task": "node.context",
+    **dict.fromkeys(
+        (
+            "InitializerFailed",
+            "LaunchError",
+            "MainstayError",
+            "PayloadError",
+            "PoolBroken",
+            "RemoteError",
+            "RemoteTraceback",
+            "TaskTimeout",
+            "WorkerDied",
+        ),
+        "errors",
+    ),
+}
+
+__all__ = [
+    "Executor",
+    "InitializerFailed",
+    "LaunchError",
+    "MainstayError",
+    "PayloadError",
+    "PoolBroken",
+    "RemoteError",
+    "RemoteTraceback",
+    "TaskTimeout",
+    "WorkerDied",
+    "task",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'mainstay' has no attribute {name!r}; it has: {', '.join(__all__)}")
+    value = getattr(importlib.import_module(f"mainstay.{_PLACES[name]}"), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,73 @@
+"""How agents come to stand on nodes: one file a launcher, found by its name.
+
+A launcher says why it cannot serve here (`why_not`), and starts agents (`start`). It knows nothing of tasks.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+AUTO = ("local",)
+
+
+class Invitation(NamedTuple):
+    """What an agent must know to come: addresses, key (hexadecimal) and the number of this launch."""
+
+    addresses: str
+    key: str
+    launch: int
+
+    def environment(self) -> dict[str, str]:
+        return {
+            "MAINSTAY_ADDRESS": self.addresses,
+            "MAINSTAY_KEY": self.key,
+            "MAINSTAY_LAUNCH": str(self.launch),
+        }
+
+
+class Launched(Protocol):
+    """A launch under way or standing."""
+
+    def wait(self) -> str:
+        """Block until the launcher's process has ended; return why, with what it printed last."""
+        ...
+
+    def end(self) -> None:
+        """End the launcher and all its processes on this host."""
+        ...
+
+
+class Launcher(Protocol):
+    """One way to start agents."""
+
+    name: str
+
+    def why_not(self) -> str | None:
+        """Return why this launcher cannot serve here, or None if it can."""
+        ...
+
+    def start(self, invitation: Invitation) -> Launched:
+        """Start the agents; raise `OSError` if that fails at once."""
+        ...
+
+
+def find(name: str) -> Launcher:
+    """Return the launcher in the file of that name; raises `ValueError` for a name that has none."""
+    try:
+        module = importlib.import_module(f"mainstay.launch.{name}")
+    except ModuleNotFoundError:
+        raise ValueError(f"launcher {name!r} is not known; allowed: 'auto', {', '.join(map(repr, AUTO))}") from None
+    launcher: Launcher = module.LAUNCHER
+    return launcher
+
+
+def chain(launcher: str | Launcher | Sequence[str | Launcher]) -> list[Launcher]:
+    """Return the launchers to try, in order."""
+    if launcher == "auto":
+        return [find(name) for name in AUTO]
+    items = [launcher] if isinstance(launcher, str) or not isinstance(launcher, Sequence) else launcher
+    if not items:
+        raise ValueError("launcher=[] names none; allowed: 'auto', a name, a Launcher, or a list of them")
+    return [find(item) if isinstance(item, str) else item for item in items]
