@@ -21,8 +21,15 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from mainstay.errors import InitializerFailed, LaunchError, PoolBroken, RemoteError, RemoteTraceback, TaskTimeout
-from mainstay.errors import WorkerDied
+from mainstay.errors import (
+    InitializerFailed,
+    LaunchError,
+    PoolBroken,
+    RemoteError,
+    RemoteTraceback,
+    TaskTimeout,
+    WorkerDied,
+)
 from mainstay.launch import Invitation, Launched, Launcher
 from mainstay.scheduler import Action, GiveUp, Kill, Recall, Scheduler, Send, Task
 from mainstay.wire import address, auth

@@ -1,0 +1,206 @@
+"""What a `concurrent.futures` executor does, by behaviour, over every launcher."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import mainstay
+
+LAUNCHERS = ["local"]
+
+
+@pytest.fixture(scope="module", params=LAUNCHERS)
+def pool(request):
+    with mainstay.Executor(2, launcher=request.param) as executor:
+        yield executor
+
+
+def test_results_come_back(pool):
+    assert pool.submit(pow, 2, 5).result(30) == 32
+    assert pool.submit(int, "ff", base=16).result(30) == 255
+
+
+def test_lambdas_and_closures_work(pool):
+    a = 3
+    assert list(pool.map(lambda x: a * x, range(5))) == [0, 3, 6, 9, 12]
+
+
+def test_many_at_once(pool):
+    futures = [pool.submit(abs, -i) for i in range(5000)]
+    assert [future.result(30) for future in futures] == list(range(5000))
+
+
+def test_an_exception_keeps_its_type_and_tells_where(pool):
+    def fail():
+        raise KeyError("what")
+
+    with pytest.raises(KeyError, match="what") as caught:
+        pool.submit(fail).result(30)
+    cause = caught.value.__cause__
+    assert isinstance(cause, mainstay.RemoteTraceback)
+    assert 'raise KeyError("what")' in cause.tb
+
+
+def test_an_exception_that_cannot_be_rebuilt_is_named(pool):
+    class Odd(Exception):
+        def __init__(self, a, b):
+            super().__init__("odd one")
+
+    def fail():
+        raise Odd(1, 2)
+
+    with pytest.raises(mainstay.RemoteError, match=r"Odd: odd one"):
+        pool.submit(fail).result(30)
+
+
+def test_a_result_that_cannot_be_pickled_is_an_error(pool):
+    with pytest.raises(TypeError, match="pickle"):
+        pool.submit(threading.Lock).result(30)
+    assert pool.submit(abs, -1).result(30) == 1
+
+
+def test_an_argument_that_cannot_be_pickled_is_an_error_at_once(pool):
+    with pytest.raises(TypeError, match="pickle"):
+        pool.submit(abs, threading.Lock())
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
+def test_leaving_a_task_does_not_end_its_worker(pool, error):
+    def leave():
+        raise error
+
+    before = pool.submit(abs, 1).result(30)
+    assert isinstance(pool.submit(leave).exception(30), type(error))
+    assert before == pool.submit(abs, 1).result(30)
+
+
+@pytest.mark.parametrize("count", [0, 1, 1000, 1 << 20, 3 << 20])
+def test_arrays_go_there_and_back(pool, count):
+    array = np.arange(count, dtype=float)
+    back = pool.submit(lambda x: x + 1, array).result(60)
+    assert np.array_equal(back, array + 1)
+    assert back.flags.writeable
+
+
+def test_a_queued_call_can_be_cancelled(pool):
+    running = [pool.submit(time.sleep, 0.05) for _ in range(2)]
+    queued = [pool.submit(time.sleep, 0) for _ in range(50)]
+    assert queued[-1].cancel()
+    concurrent.futures.wait(running + queued, timeout=30)
+    assert queued[-1].cancelled()
+    assert queued[0].result(30) is None
+
+
+def test_callbacks_run(pool):
+    called = threading.Event()
+    pool.submit(abs, -1).add_done_callback(lambda future: called.set())
+    assert called.wait(30)
+
+
+def test_wait_and_as_completed(pool):
+    futures = {pool.submit(abs, -i) for i in range(20)}
+    assert {future.result() for future in concurrent.futures.as_completed(futures, timeout=30)} == set(range(20))
+    done, pending = concurrent.futures.wait(futures, timeout=30)
+    assert done == futures
+    assert not pending
+
+
+def test_a_task_that_kills_its_worker_is_given_up_and_the_others_go_on(pool):
+    others = [pool.submit(abs, -i) for i in range(100)]
+    killer = pool.submit(lambda: os.kill(os.getpid(), signal.SIGKILL))
+    more = [pool.submit(abs, -i) for i in range(100)]
+    with pytest.raises(mainstay.WorkerDied) as caught:
+        killer.result(60)
+    assert caught.value.signal == signal.SIGKILL
+    assert [f.result(60) for f in others + more] == [*range(100), *range(100)]
+
+
+def test_the_last_words_of_a_worker_are_told(pool):
+    def crash():
+        os.write(2, b"something is wrong\n")
+        os._exit(7)
+
+    with pytest.raises(mainstay.WorkerDied, match="something is wrong") as caught:
+        pool.submit(crash).result(60)
+    assert caught.value.exitcode == 7
+
+
+def test_tasks_that_wait_for_each_other_get_workers_of_their_own(pool, tmp_path):
+    """Short tasks are sent ahead; if one of them then waits for the next, the next is recalled."""
+    flag = tmp_path / "flag"
+
+    def step(kind):
+        deadline = time.monotonic() + 20
+        while kind == "wait" and not flag.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        if kind == "set":
+            flag.touch()
+        return kind
+
+    assert [f.result(60) for f in [pool.submit(step, "fast") for _ in range(300)]] == ["fast"] * 300
+    futures = [pool.submit(step, "wait"), pool.submit(step, "fast"), pool.submit(step, "set")]
+    assert [future.result(60) for future in futures] == ["wait", "fast", "set"]
+
+
+def test_a_task_that_closes_its_descriptors_does_not_hang(pool):
+    with pytest.raises((mainstay.WorkerDied, OSError)):
+        pool.submit(os.closerange, 3, 4096).result(60)
+    assert pool.submit(abs, -1).result(60) == 1
+
+
+def test_a_child_that_a_task_forks_does_not_answer(pool):
+    assert pool.submit(lambda: os.fork() and 5).result(60) == 5
+    assert pool.submit(abs, -1).result(60) == 1
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_initializer(launcher):
+    def begin(value):
+        os.environ["BEGUN"] = value
+
+    with mainstay.Executor(2, launcher=launcher, initializer=begin, initargs=("yes",)) as executor:
+        assert executor.submit(os.getenv, "BEGUN").result(30) == "yes"
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_failing_initializer_breaks_the_pool(launcher):
+    with mainstay.Executor(1, launcher=launcher, initializer=divmod, initargs=(1, 0)) as executor:
+        with pytest.raises(concurrent.futures.BrokenExecutor) as caught:
+            executor.submit(abs, 1).result(30)
+        assert isinstance(caught.value.__cause__, ZeroDivisionError)
+        with pytest.raises(concurrent.futures.BrokenExecutor):
+            executor.submit(abs, 1)
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_shutdown(launcher):
+    executor = mainstay.Executor(2, launcher=launcher)
+    futures = [executor.submit(abs, -i) for i in range(100)]
+    executor.shutdown()
+    assert [future.result(0) for future in futures] == list(range(100))
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        executor.submit(abs, 1)
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_shutdown_can_cancel_what_waits(launcher):
+    executor = mainstay.Executor(1, launcher=launcher)
+    assert executor.submit(abs, 1).result(30) == 1
+    futures = [executor.submit(time.sleep, 0.05) for _ in range(50)]
+    executor.shutdown(cancel_futures=True)
+    assert all(future.done() for future in futures)
+    assert futures[-1].cancelled()
+
+
+@pytest.mark.parametrize("given", [0, -1])
+def test_max_workers_must_be_positive(given):
+    with pytest.raises(ValueError, match="max_workers must be greater than 0"):
+        mainstay.Executor(given)

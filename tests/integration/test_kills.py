@@ -1,0 +1,83 @@
+"""Real processes, killed with real signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import agents, wait_until
+
+import mainstay
+
+JOB = """
+import mainstay, time, os
+ex = mainstay.Executor(2, launcher="local")
+ex.submit(abs, 1).result(30)
+futures = [ex.submit(time.sleep, 60) for _ in range(2)]
+print("running", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_killed_client_leaves_nothing():
+    before = {process.pid for process in agents()}
+    client = subprocess.Popen([sys.executable, "-c", JOB], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert client.stdout is not None
+    assert client.stdout.readline() == b"running\n"
+    assert {process.pid for process in agents()} > before
+    client.kill()
+    client.wait()
+    wait_until(lambda: {process.pid for process in agents()} <= before, 5)
+    client.stdout.close()
+
+
+def test_a_killed_agent_is_started_anew_and_every_result_comes_once():
+    with mainstay.Executor(2, launcher="local") as executor:
+        agent = executor.submit(os.getppid).result(30)
+        futures = [executor.submit(lambda i: time.sleep(0.01) or i, i) for i in range(200)]
+        wait_until(lambda: sum(future.done() for future in futures) > 20)
+        os.kill(agent, signal.SIGKILL)
+        assert [future.result(60) for future in futures] == list(range(200))
+
+
+def test_killed_workers_are_replaced():
+    with mainstay.Executor(2, launcher="local") as executor:
+        futures = [executor.submit(lambda i: (time.sleep(0.01), i, os.getpid())[1:], i) for i in range(200)]
+        wait_until(lambda: sum(future.done() for future in futures) > 20)
+        victim = next(future.result()[1] for future in futures if future.done())
+        os.kill(victim, signal.SIGKILL)
+        results = [future.result(60) for future in futures]
+        assert [i for i, _ in results] == list(range(200))
+
+
+def test_a_launcher_that_cannot_start_is_told():
+    class Nowhere:
+        name = "nowhere"
+
+        def why_not(self):
+            return "there is nothing here"
+
+        def start(self, invitation):
+            raise AssertionError
+
+    with mainstay.Executor(1, launcher=Nowhere()) as executor:
+        with pytest.raises(mainstay.LaunchError, match="nowhere: there is nothing here"):
+            executor.submit(abs, 1).result(30)
+
+
+def test_strangers_are_refused_and_the_pool_goes_on():
+    with mainstay.Executor(1, launcher="local") as executor:
+        assert executor.submit(abs, -1).result(30) == 1
+        port = executor._broker._addresses[1]
+        idle = [socket.create_connection(port) for _ in range(400)]
+        idle[-1].sendall(b"x" * 100)
+        assert executor.submit(abs, -2).result(30) == 2
+        wait_until(lambda: len(executor._broker._strangers) <= 256)
+        for sock in idle:
+            sock.close()
+        assert executor.submit(abs, -3).result(30) == 3
