@@ -10,9 +10,9 @@ import sys
 import time
 
 import pytest
-from conftest import agents, wait_until
 
 import mainstay
+from conftest import agents, wait_until
 
 JOB = """
 import mainstay, time, os
