@@ -270,7 +270,7 @@ class Broker:
     # -- strangers
 
     def _listen(self) -> list[address.Address]:
-        tcp = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        tcp = socket.create_server(("", 0), backlog=1024)
         name = f"mainstay-{os.getpid()}-{os.urandom(8).hex()}"
         unix = socket.socket(socket.AF_UNIX)
         unix.bind("\0" + name)
@@ -279,7 +279,8 @@ class Broker:
         for sock in self._listeners:
             sock.setblocking(False)
             self._register(sock, lambda events, sock=sock: self._on_stranger(sock))  # type: ignore[misc]
-        return [("@" + name, 0), tcp.getsockname()]
+        port = tcp.getsockname()[1]
+        return [("@" + name, 0), *((ip, port) for ip in address.own_addresses())]
 
     def _on_stranger(self, listener: socket.socket) -> None:
         try:
@@ -349,11 +350,19 @@ class Broker:
             return
         agent = connection.owner = AgentState(connection, hello["host"], hello["launch"])
         self.agents.append(agent)
-        for _ in range(self.size):
+        for _ in range(self._share(len(self.agents) - 1)):
             self._numbers += 1
             worker = agent.workers[self._numbers] = self.workers[self._numbers] = WorkerState(self._numbers)
             worker.agent, worker.host = agent, agent.host
         connection.send(encode(Kind.SETUP, pickle.dumps({**self._setup, "workers": list(agent.workers)})))
+
+    def _share(self, index: int) -> int:
+        """Return how many of the pool's workers the agent that came as number `index` gets."""
+        assert self._launched is not None
+        bound = self._launchers[0].most_workers
+        size = self.size if bound is None else min(self.size, bound)
+        each, more = divmod(size, self._launched.nodes)
+        return each + (index % self._launched.nodes < more)
 
     def _on_agent(self, connection: Connection, events: int) -> None:
         frames = connection.receive()

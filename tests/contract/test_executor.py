@@ -13,7 +13,7 @@ import pytest
 
 import mainstay
 
-LAUNCHERS = ["local"]
+LAUNCHERS = ["local", "mpiexec", "serial"]
 
 
 @pytest.fixture(scope="module", params=LAUNCHERS)

@@ -58,6 +58,7 @@ def test_killed_workers_are_replaced():
 def test_a_launcher_that_cannot_start_is_told():
     class Nowhere:
         name = "nowhere"
+        most_workers = None
 
         def why_not(self):
             return "there is nothing here"
@@ -73,7 +74,7 @@ def test_a_launcher_that_cannot_start_is_told():
 def test_strangers_are_refused_and_the_pool_goes_on():
     with mainstay.Executor(1, launcher="local") as executor:
         assert executor.submit(abs, -1).result(30) == 1
-        port = executor._broker._addresses[1]
+        port = executor._broker._addresses[-1]
         idle = [socket.create_connection(port) for _ in range(400)]
         idle[-1].sendall(b"x" * 100)
         assert executor.submit(abs, -2).result(30) == 2

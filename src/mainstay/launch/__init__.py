@@ -9,7 +9,7 @@ import importlib
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-AUTO = ("local",)
+AUTO = ("srun", "mpiexec", "local", "serial")
 
 
 class Invitation(NamedTuple):
@@ -20,6 +20,7 @@ class Invitation(NamedTuple):
     launch: int
 
     def environment(self) -> dict[str, str]:
+        """Return the variables by which a launcher hands the invitation on."""
         return {
             "MAINSTAY_ADDRESS": self.addresses,
             "MAINSTAY_KEY": self.key,
@@ -30,8 +31,13 @@ class Invitation(NamedTuple):
 class Launched(Protocol):
     """A launch under way or standing."""
 
+    @property
+    def nodes(self) -> int:
+        """How many agents will come."""
+        ...
+
     def wait(self) -> str:
-        """Block until the launcher's process has ended; return why, with what it printed last."""
+        """Block until the launch has ended; return why, with what it printed last."""
         ...
 
     def end(self) -> None:
@@ -40,9 +46,10 @@ class Launched(Protocol):
 
 
 class Launcher(Protocol):
-    """One way to start agents."""
+    """One way to start agents. `most_workers` bounds the pool (None: no bound)."""
 
     name: str
+    most_workers: int | None
 
     def why_not(self) -> str | None:
         """Return why this launcher cannot serve here, or None if it can."""
@@ -55,11 +62,10 @@ class Launcher(Protocol):
 
 def find(name: str) -> Launcher:
     """Return the launcher in the file of that name; raises `ValueError` for a name that has none."""
-    try:
-        module = importlib.import_module(f"mainstay.launch.{name}")
-    except ModuleNotFoundError:
-        raise ValueError(f"launcher {name!r} is not known; allowed: 'auto', {', '.join(map(repr, AUTO))}") from None
-    launcher: Launcher = module.LAUNCHER
+    allowed = f"allowed: 'auto', {', '.join(map(repr, AUTO))}, a list of these, or a Launcher"
+    if name not in AUTO:
+        raise ValueError(f"launcher={name!r} is not known; {allowed}")
+    launcher: Launcher = importlib.import_module(f"mainstay.launch.{name}").LAUNCHER
     return launcher
 
 

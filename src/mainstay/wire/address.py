@@ -14,6 +14,7 @@ from mainstay.wire.auth import SIZE, Dialler
 Address = tuple[str, int]  # ("@name", 0) for an abstract Unix socket, else (IP address, port)
 DIAL_TIMEOUT = 5.0  # seconds for one address
 HANDSHAKE_TIMEOUT = 10.0
+SIOCGIFADDR = 0x8915
 
 
 class Unreachable(OSError):
@@ -29,6 +30,21 @@ def from_text(text: str) -> list[Address]:
     """Return the addresses that `to_text` wrote."""
     pairs = (item.rpartition("|") for item in text.split(","))
     return [(host, int(port)) for host, _, port in pairs]
+
+
+def own_addresses() -> list[str]:
+    """Return this host's IPv4 addresses, the loopback last; needs no name to resolve."""
+    import fcntl
+
+    found = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        for _, name in socket.if_nameindex():
+            try:
+                answer = fcntl.ioctl(sock.fileno(), SIOCGIFADDR, name.encode().ljust(256, b"\0"))
+            except OSError:
+                continue  # an interface without an address
+            found.append(socket.inet_ntoa(answer[20:24]))
+    return sorted(found, key=lambda ip: ip.startswith("127."))
 
 
 def dial(addresses: list[Address], key: bytes, patience: float = 0.0) -> socket.socket:

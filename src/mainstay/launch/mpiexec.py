@@ -1,0 +1,106 @@
+"""`mpiexec`: one agent per host, by the MPI launcher that is found. MPICH's Hydra and Open MPI's PRRTE are known."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mainstay.launch import Invitation
+from mainstay.launch.process import Process
+
+AGENT = (sys.executable, "-m", "mainstay.node")
+VARIABLES = ("MAINSTAY_ADDRESS", "MAINSTAY_KEY", "MAINSTAY_LAUNCH")
+
+
+class MpiExec:
+    """Starts agents by `mpiexec`.
+
+    Args:
+        hosts: names of the hosts; none: this host.
+        hostfile: a file with a host's name first on each line, in place of `hosts`.
+        program: the launcher's path; None: `mpiexec` beside the interpreter, else on PATH.
+    """
+
+    name = "mpiexec"
+    most_workers = None
+
+    def __init__(
+        self, hosts: Sequence[str] = (), *, hostfile: str | Path | None = None, program: str | None = None
+    ) -> None:
+        self._hosts = read_hosts(Path(hostfile)) if hostfile is not None else list(hosts)
+        self._program = program
+
+    def why_not(self) -> str | None:
+        program = self._find()
+        if program is None:
+            return "no mpiexec beside the interpreter or on PATH; `pip install 'mainstay[mpich]'` brings one"
+        flavour = flavour_of(program)
+        return None if flavour in ("hydra", "openmpi") else f"{program} is of no known kind: {flavour}"
+
+    def start(self, invitation: Invitation) -> Process:
+        program = self._find()
+        if program is None:
+            raise FileNotFoundError(self.why_not())
+        environment = invitation.environment()
+        if flavour_of(program) == "hydra":
+            argv = hydra_argv(program, self._hosts)
+        else:
+            argv = openmpi_argv(program, self._hosts)
+            environment |= allow_root() if os.geteuid() == 0 else {}
+        return Process(argv, environment, nodes=max(1, len(self._hosts)))
+
+    def _find(self) -> str | None:
+        if self._program is not None:
+            return shutil.which(self._program)
+        beside = Path(sys.executable).parent / "mpiexec"
+        return str(beside) if os.access(beside, os.X_OK) else shutil.which("mpiexec")
+
+
+def hydra_argv(program: str, hosts: Sequence[str]) -> list[str]:
+    """Return MPICH's command line. The pool sees to deaths itself, so Hydra must not end the other agents."""
+    where = ["-hosts", ",".join(hosts)] if hosts else []
+    return [program, "-disable-auto-cleanup", *where, "-ppn", "1", "-n", str(max(1, len(hosts))), *AGENT]
+
+
+def openmpi_argv(program: str, hosts: Sequence[str]) -> list[str]:
+    """Return Open MPI's command line: agents unbound, since workers would inherit an agent's one core."""
+    where = ["--host", ",".join(hosts), "--map-by", "ppr:1:node"] if hosts else []
+    exported = [word for name in VARIABLES for word in ("-x", name)]
+    return [program, *where, "--bind-to", "none", *exported, "-n", str(max(1, len(hosts))), *AGENT]
+
+
+def allow_root() -> dict[str, str]:
+    """Return what Open MPI wants to hear before it starts anything for root."""
+    names = ("OMPI_ALLOW_RUN_AS_ROOT", "PRTE_ALLOW_RUN_AS_ROOT")
+    return {name + suffix: "1" for name in names for suffix in ("", "_CONFIRM")}
+
+
+def read_hosts(path: Path) -> list[str]:
+    """Return the hosts of a host file (first word of each line, `name:slots` too), each once."""
+    lines = (line.partition("#")[0].split() for line in path.read_text().splitlines())
+    return list(dict.fromkeys(words[0].partition(":")[0] for words in lines if words))
+
+
+@functools.cache
+def flavour_of(program: str) -> str:
+    """Return "hydra", "openmpi", or what the program said when asked for its version."""
+    try:
+        done = subprocess.run(  # noqa: S603
+            [program, "--version"], capture_output=True, text=True, timeout=20, stdin=subprocess.DEVNULL, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    said = done.stdout + done.stderr
+    if "HYDRA" in said or "Intel(R) MPI" in said:
+        return "hydra"
+    if "Open MPI" in said or "OpenRTE" in said or "PRRTE" in said:
+        return "openmpi"
+    return f"`{program} --version` said: {said.strip()[:200] or 'nothing'}"
+
+
+LAUNCHER = MpiExec()
