@@ -555,10 +555,11 @@ class Broker:
         assert worker.connection is not None
         pieces, dropped = [], []
         for task in action.tasks:
-            if task.attempt == 0 and task.deaths == 0 and not task.future.set_running_or_notify_cancel():
+            if not task.begun and not task.future.set_running_or_notify_cancel():
                 dropped.append(task.id)
                 self.tasks.pop(task.id, None)
                 continue
+            task.begun = True
             if task.function not in worker.known:
                 worker.known.add(task.function)
                 payload = self._functions[task.function].payload

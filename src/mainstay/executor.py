@@ -7,13 +7,16 @@ import concurrent.futures
 import itertools
 import os
 import sys
+import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
+from mainstay import mapping
 from mainstay.broker import Broker
 from mainstay.futures import Future
 from mainstay.launch import Launcher, chain
+from mainstay.options import Options
 from mainstay.scheduler import Task
 from mainstay.wire.functions import FunctionTable
 from mainstay.wire.payload import dump
@@ -54,18 +57,18 @@ class Executor(concurrent.futures.Executor):
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be a callable; given: {initializer!r}")
         self._max_workers = max_workers or len(os.sched_getaffinity(0))
-        self._retries, self._worker_retries = retries, worker_retries
+        self._options = Options().changed({"retries": retries, "worker_retries": worker_retries})
         self._functions = FunctionTable()
         self._ids = itertools.count(1)
         self._closed = False
-        setup = {
+        setup: dict[str, Any] = {
             "directory": os.getcwd(),
             "path": list(sys.path),
             "argv": list(sys.argv),
             "preload": tuple(preload),
-            "initializer": tuple(dump((initializer, initargs))) if initializer else None,
+            "initializer": None,
         }
-        if setup["initializer"] is not None:
+        if initializer is not None:
             body, buffers = dump((initializer, initargs))
             setup["initializer"] = (body, [bytearray(buffer) for buffer in buffers])
         self._broker = Broker(chain(launcher), self._max_workers, setup, start_timeout, _say)
@@ -77,22 +80,76 @@ class Executor(concurrent.futures.Executor):
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Run `fn(*args, **kwargs)` on a worker; return its future. See `concurrent.futures.Executor.submit`."""
+        return self._submit(self._options, fn, args, kwargs)
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+    ) -> Iterator[T]:
+        """Yield `fn` over the iterables, in order. See `concurrent.futures.Executor.map` (Python 3.14).
+
+        Args:
+            timeout: seconds from this call within which each result must be there, else `TimeoutError`.
+            chunksize: items per message (int >= 1); None: as many as the measured run times suggest.
+            buffersize: how many items may be taken from the iterables before their results are (int >= 1);
+                None: all at once.
+        """
+        return self._map(self._options, fn, iterables, timeout, chunksize, buffersize)
+
+    def options(self, **given: Any) -> View:
+        """Return this pool seen with other task options: `timeout`, `retries`, `worker_retries`, `priority`, `label`.
+
+        The view has `submit`, `map` and `options`; an unknown option raises `TypeError` with the valid ones.
+        """
+        return View(self, self._options.changed(given))
+
+    def _submit(self, options: Options, fn: Callable[..., T], args: tuple[Any, ...], kwargs: Any) -> Future[T]:
         if self._closed:
             raise RuntimeError("cannot schedule new futures after shutdown")
         function = self._functions.lookup(fn)
-        payload = dump((args, kwargs, ""))
         future: Future[T] = Future()
         future._broker = self._broker
         task = Task(
             next(self._ids),
             function.number,
-            payload,
+            dump((args, kwargs, options.label or function.name)),
             future,
-            retries=self._retries,
-            worker_retries=self._worker_retries,
+            options.label,
+            options.priority,
+            options.timeout,
+            options.retries,
+            options.worker_retries,
         )
         self._broker.submit(task, function)
         return future
+
+    def _map(
+        self,
+        options: Options,
+        fn: Callable[..., T],
+        iterables: tuple[Iterable[Any], ...],
+        timeout: float | None,
+        chunksize: int | None,
+        buffersize: int | None,
+    ) -> Iterator[T]:
+        mapping.check(timeout, chunksize, buffersize)
+        deadline = None if timeout is None else time.monotonic() + timeout
+
+        def submit(fn: Callable[..., Any], *args: Any) -> Future[Any]:
+            return self._submit(options, fn, args, {})
+
+        if buffersize is not None:
+            items: Iterator[Any] = zip(*iterables, strict=False)
+            return mapping.buffered(submit, fn, items, buffersize, deadline)
+        if options.timeout is not None or options.retries:
+            chunksize = chunksize or 1  # these hold for an item, not for a chunk
+        self._functions.lookup(fn)  # what cannot be pickled is told now
+        chunks = mapping.Chunks(submit, fn, mapping.columns(iterables), self._max_workers, chunksize)
+        return chunks.results(deadline)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls; end the workers when all are done. See `concurrent.futures.Executor.shutdown`."""
@@ -101,6 +158,35 @@ class Executor(concurrent.futures.Executor):
         self._broker.close(cancel_futures)
         if wait:
             self._broker.join()
+
+
+class View(concurrent.futures.Executor):
+    """A pool seen with other task options; itself an executor. It ends with the pool that it shows."""
+
+    def __init__(self, executor: Executor, options: Options) -> None:
+        self._executor, self._options = executor, options
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """As `Executor.submit`, with this view's options."""
+        return self._executor._submit(self._options, fn, args, kwargs)
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+    ) -> Iterator[T]:
+        """As `Executor.map`, with this view's options."""
+        return self._executor._map(self._options, fn, iterables, timeout, chunksize, buffersize)
+
+    def options(self, **given: Any) -> View:
+        """Return a further view, with these options changed."""
+        return View(self._executor, self._options.changed(given))
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Do nothing: the pool is shut down by its own executor."""
 
 
 def _say(line: str) -> None:

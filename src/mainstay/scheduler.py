@@ -48,6 +48,7 @@ class Task:
     attempt: int = 0
     deaths: int = 0
     solo: bool = False
+    begun: bool = False  # it was sent once, so its future runs and can no longer be cancelled
 
 
 @dataclass(eq=False, slots=True)

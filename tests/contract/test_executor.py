@@ -112,6 +112,79 @@ def test_callbacks_run(pool):
     assert called.wait(30)
 
 
+def test_map_keeps_order_over_many_cheap_items(pool):
+    assert list(pool.map(lambda x: x * x, range(20_000))) == [x * x for x in range(20_000)]
+
+
+def test_map_takes_several_iterables_and_chunks(pool):
+    assert list(pool.map(pow, [2, 3, 4], [2, 2, 2, 9], chunksize=2)) == [4, 9, 16]
+
+
+def test_map_delivers_what_came_before_the_exception(pool):
+    results = pool.map(lambda x: 1 // (7 - x), range(50))
+    assert [next(results) for _ in range(7)] == [1 // (7 - x) for x in range(7)]
+    with pytest.raises(ZeroDivisionError) as caught:
+        next(results)
+    assert isinstance(caught.value.__cause__, mainstay.RemoteTraceback)
+
+
+def test_map_has_a_timeout(pool):
+    with pytest.raises(concurrent.futures.TimeoutError):
+        list(pool.map(time.sleep, [0, 0, 0.7], timeout=0.2))
+
+
+def test_map_takes_no_more_than_its_buffer(pool):
+    taken = []
+
+    def items():
+        for i in range(1000):
+            taken.append(i)
+            yield i
+
+    results = pool.map(abs, items(), buffersize=5)
+    assert len(taken) == 5
+    assert next(results) == 0
+    assert len(taken) <= 6
+    assert list(results) == list(range(1, 1000))
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [({"chunksize": 0}, ValueError), ({"buffersize": 0}, ValueError), ({"buffersize": "a"}, TypeError)],
+)
+def test_map_refuses_nonsense_at_once(pool, given, error):
+    with pytest.raises(error):
+        pool.map(abs, [1], **given)
+
+
+def test_a_task_knows_itself(pool):
+    info = pool.options(label="mine").submit(mainstay.task).result(30)
+    assert (info.attempt, info.label) == (0, "mine")
+
+
+def test_a_failing_task_is_retried(pool):
+    def flaky():
+        attempt = mainstay.task().attempt
+        if attempt < 2:
+            raise OSError("not yet")
+        return attempt
+
+    assert pool.options(retries=2).submit(flaky).result(30) == 2
+    with pytest.raises(OSError, match="not yet"):
+        pool.options(retries=1).submit(flaky).result(30)
+
+
+def test_a_task_that_overruns_is_ended(pool):
+    with pytest.raises(mainstay.TaskTimeout, match=r"timeout=0\.2"):
+        pool.options(timeout=0.2).submit(time.sleep, 5).result(30)
+    assert pool.submit(abs, -1).result(30) == 1
+
+
+def test_an_unknown_option_names_the_valid_ones(pool):
+    with pytest.raises(TypeError, match=r"unknown option 'timout'; allowed.*timeout=None"):
+        pool.options(timout=3)
+
+
 def test_wait_and_as_completed(pool):
     futures = {pool.submit(abs, -i) for i in range(20)}
     assert {future.result() for future in concurrent.futures.as_completed(futures, timeout=30)} == set(range(20))

@@ -35,7 +35,7 @@ class Worker:
         self._reader = FrameReader()
         self._inbox: deque[Frame] = deque()
         self._outbox: list[Bytes] = []
-        self._functions: dict[int, tuple[Callable[..., Any], str] | BaseException] = {}
+        self._functions: dict[int, Callable[..., Any] | BaseException] = {}
         self._sources: dict[int, Frame] = {}
         self._running = False
         self._flushed = 0.0
@@ -70,9 +70,9 @@ class Worker:
     def _call(self, frame: Frame) -> None:
         started = perf_counter()
         try:
-            fn, label = self._function(frame.number)
-            args, kwargs, own_label = load(frame.body, frame.buffers)
-            context.current = context.TaskInfo(frame.task, frame.attempt, own_label or label, self._name)
+            fn = self._function(frame.number)
+            args, kwargs, label = load(frame.body, frame.buffers)
+            context.current = context.TaskInfo(frame.task, frame.attempt, label, self._name)
             self._running = True
             try:
                 result = fn(*args, **kwargs)
@@ -89,17 +89,18 @@ class Worker:
             return
         self._outbox += encode(Kind.RESULT, body, buffers, task=frame.task, number=_micros(perf_counter() - started))
 
-    def _function(self, number: int) -> tuple[Callable[..., Any], str]:
+    def _function(self, number: int) -> Callable[..., Any]:
         known = self._functions.get(number)
         if known is None:
             source = self._sources.pop(number)
             try:
-                known = load(source.body, source.buffers), ""
+                known = load(source.body, source.buffers)
             except BaseException as error:
                 known = error
             self._functions[number] = known
         if isinstance(known, BaseException):
             raise known
+        assert known is not None
         return known
 
     # -- the socket

@@ -1,0 +1,52 @@
+"""Task options: what may be said about a call besides its function and arguments."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What holds for a call.
+
+    timeout: seconds (> 0) after which the task's worker is killed; None: never.
+    retries: how often the task runs again after it raised or overran (int >= 0).
+    worker_retries: how often it runs again after its worker died (int >= 0); 0 also means: never sent ahead.
+    priority: the higher goes first (int).
+    label: what `mainstay.task()` and error messages call it; empty: the function's name.
+    """
+
+    timeout: float | None = None
+    retries: int = 0
+    worker_retries: int = 2
+    priority: int = 0
+    label: str = ""
+
+    def changed(self, given: dict[str, Any]) -> Options:
+        """Return these options with those given; raise `TypeError` or `ValueError` that says what is allowed."""
+        known = {field.name: field.default for field in fields(self)}
+        unknown = [name for name in given if name not in known]
+        if unknown:
+            allowed = ", ".join(f"{name}={default!r}" for name, default in known.items())
+            raise TypeError(f"unknown option {unknown[0]!r}; allowed, with their defaults: {allowed}")
+        options = replace(self, **given)
+        options.check()
+        return options
+
+    def check(self) -> None:
+        if self.timeout is not None and not (_is_number(self.timeout) and 0 < self.timeout < math.inf):
+            raise ValueError(f"timeout must be None or a number of seconds > 0; given: {self.timeout!r}")
+        for name in ("retries", "worker_retries"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise ValueError(f"{name} must be an int >= 0; given: {value!r}")
+        if not isinstance(self.priority, int):
+            raise ValueError(f"priority must be an int; given: {self.priority!r}")
+        if not isinstance(self.label, str):
+            raise ValueError(f"label must be a str; given: {self.label!r}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
