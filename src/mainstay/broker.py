@@ -1,250 +1,272 @@
 """The broker: bytes → events → scheduler → actions → bytes.
 
-    submit() ─┐                       ┌─▶ worker sockets
+    submit() ─┐                       ┌─▶ workers' connections
               ├─▶ Broker (one lock) ──┤
     sockets ──┘   scheduler, tables   └─▶ futures (outside the lock)
 
-One thread sleeps in epoll. A thread that waits for a result may do the I/O itself for `SPIN` seconds (`drive`),
-which saves two wake-ups per call; meanwhile the worker sockets are disarmed, so that the broker thread sleeps on.
+Two pollers: `control` watches the door, the agents and the timers' waker; `data`, inside it, watches the
+workers. The broker's thread sleeps on `control`. A thread that waits for a result, or that submits many calls
+in one go, serves `data` itself meanwhile (the poller is "lent"): that saves two switches of threads per call,
+and the fight for the interpreter's lock. Futures with callbacks are always finished by the broker's thread, so
+a callback never runs inside the caller's `submit` or `result`, where it might want a lock that the caller holds.
 """
 
 from __future__ import annotations
 
-import os
-import pickle
-import select
+import logging
 import socket
-import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from threading import get_ident
 from typing import Any
 
-from mainstay.errors import (
-    InitializerFailed,
-    LaunchError,
-    PoolBroken,
-    RemoteError,
-    RemoteTraceback,
-    TaskTimeout,
-    WorkerDied,
-)
-from mainstay.launch import Invitation, Launched, Launcher
+from mainstay import outcomes
+from mainstay.door import Door
+from mainstay.errors import PoolBroken
+from mainstay.interrupts import GuardedLock
+from mainstay.launch import Invitation, Launcher
+from mainstay.launches import Launches, Log
+from mainstay.outcomes import End, Outcome, deliver
+from mainstay.report import Description, WorkerInfo
+from mainstay.roster import Roster, WorkerState
 from mainstay.scheduler import Action, GiveUp, Kill, Recall, Scheduler, Send, Task
 from mainstay.wire import address, auth
-from mainstay.wire.connection import Connection, Handshake
 from mainstay.wire.frames import Frame, Kind, encode
 from mainstay.wire.functions import Function
 from mainstay.wire.payload import load
+from mainstay.wire.poller import READ, Poller
 
-SPIN = 100e-6  # seconds
-MOST_STRANGERS = 256  # connections without a proof; the oldest is closed for a further one
-GRACE = 2.0  # seconds between a worker's end-of-file and its agent's word on why
-MOST_LAUNCHES = 3  # one after another without a single result
+SPIN = 100e-6  # seconds that a waiting thread polls after the last message
+BURST = 16  # submits in one go, after which the submitting thread serves the sockets itself
+LEASE = 1e-3  # seconds for which the broker's thread then leaves them to it
+LAST_WORDS = 2.0  # seconds for what workers printed last
 now = time.monotonic
-
-
-class WorkerState:
-    """A worker as the broker sees it."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.agent: AgentState | None = None
-        self.connection: Connection | None = None
-        self.pid = 0
-        self.host = ""
-        self.known: set[int] = set()  # numbers of the functions that it has
-        self.ended: dict[str, Any] | None = None
-        self.closed_at: float | None = None
-
-
-class AgentState:
-    """An agent as the broker sees it."""
-
-    def __init__(self, connection: Connection, host: str, launch: int) -> None:
-        self.connection, self.host, self.launch = connection, host, launch
-        self.workers: dict[int, WorkerState] = {}
-
-
-Outcome = tuple[Future[Any], Any, BaseException | None]
 
 
 class Broker:
     """Everything between the executor and the sockets."""
 
-    def __init__(
-        self,
-        launchers: list[Launcher],
-        size: int,
-        setup: dict[str, Any],
-        start_timeout: float,
-        log: Callable[[str], None],
-    ) -> None:
-        self.size, self._setup, self._start_timeout, self._log = size, setup, start_timeout, log
-        self._launchers = launchers
-        self.reasons: list[tuple[str, str]] = []
-        self.launcher = ""
-        self._launched: Launched | None = None
-        self._launch = 0
-        self._fruitless = 0
-        self._start_deadline: float | None = None
-        self._started = now()
-        self.lock = threading.Lock()
+    def __init__(self, chain: list[Launcher], size: int, setup: dict[str, Any], start_timeout: float, log: Log) -> None:
+        self.lock = GuardedLock()
+        self.changed = threading.Condition(self.lock)  # type: ignore[arg-type]
         self.scheduler = Scheduler()
-        self.tasks: dict[int, Task] = {}
-        self._functions: dict[int, Function] = {}
-        self.agents: list[AgentState] = []
-        self.workers: dict[int, WorkerState] = {}
-        self._numbers = 0
-        self.ever_started = 0
         self.broken: BaseException | None = None
-        self._closing = False
+        self.started_after: float | None = None  # seconds until every worker stood
+        self._begun = now()
+        self._tasks: dict[int, Task] = {}
+        self._functions: dict[int, Function] = {}
         self._outcomes: list[Outcome] = []
-        self._key = auth.new_key()
-        self._epoll, self._inner = select.epoll(), select.epoll()
-        self._armed = True
-        self._epoll.register(self._inner.fileno(), select.EPOLLIN)
+        self._log = log
+        self._closing = self._over = False
+        self._patience = LAST_WORDS / 2  # seconds for the workers to end by themselves
+        self._calls: deque[Callable[[], None]] = deque()
+        self._callbacks: deque[Callable[[], None]] = deque()
+        self._make_pollers()
+        key = auth.new_key()
+        self.door = Door(self._control, key, lambda sock: self.roster.admit(sock))
+        self.launches = Launches(chain, start_timeout, lambda n: self._invitation(key, n), self.call_soon, log)
+        self.launches.on_lost = lambda: self.roster.dismiss(list(self.roster.agents))
+        self.launches.on_exhausted = self.break_down
+        self.roster = Roster(self, self._control, self._data, self.launches, size, setup, log)
+        self._thread = threading.Thread(target=self._run, name="mainstay-broker", daemon=True)
+
+    def _make_pollers(self) -> None:
+        self._control, self._data = Poller(), Poller()
+        self._lent = False
+        self._burst = 0
+        self._leased_until = 0.0
+        self._sleeps_until: float | None = 0.0
+        self._control.watch(self._data, self._on_data)
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)
-        self._handlers: dict[int, Callable[[int], None]] = {}
-        self._register(self._wake_read, self._on_wake)
-        self._strangers: dict[int, Handshake] = {}
-        self._calls: list[Callable[[], None]] = []
-        self._addresses = self._listen()
-        self.changed = threading.Condition(self.lock)
-        self._thread = threading.Thread(target=self._run, name="mainstay-broker", daemon=True)
+        self._control.watch(self._wake_read, self._on_wake)
 
-    # -- what the executor calls
+    def _invitation(self, key: bytes, number: int) -> Invitation:
+        return Invitation(address.to_text(self.door.addresses), key.hex(), number)
+
+    # -- what the executor and its futures call, in any thread
 
     def start(self) -> None:
-        self._calls.append(self._launch_next)
         self._thread.start()
-        self._wake()
+        self.call_soon(self.launches.begin)
 
     def submit(self, task: Task, function: Function) -> None:
         with self.lock:
             if self.broken is not None:
                 raise self.broken
-            self.tasks[task.id] = task
+            if self._closing:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            self._tasks[task.id] = task
             self._functions.setdefault(function.number, function)
-            self._act(self.scheduler.submit(task, now()))
-            if not self._armed:
-                self._arm(True)
-            wake = task.timeout is not None
-        if wake:
-            self._wake()
+            actions = self.scheduler.submit(task, now())
+            if actions:
+                self._act(actions)
+            self._burst += 1
+            if self._burst < BURST or self._is_mine():
+                self._return_data()
+                self._set_alarm()
+                return
+            done = self._serve_burst()
+        deliver(done)
+
+    def _serve_burst(self) -> list[Outcome]:
+        self._burst = 0
+        self._leased_until = now() + LEASE
+        self._data.turn()
+        self._set_alarm()
+        return self._take_outcomes()
 
     def drive(self, future: Future[Any]) -> None:
-        """Do the broker's I/O in this thread until `future` is done, for `SPIN` seconds at the most."""
-        if not self.lock.acquire(blocking=False):
+        """Serve the workers' sockets in this thread until `future` is done, or nothing came for `SPIN` seconds."""
+        if self._is_mine():
             return
+        self._burst = 0
+        end = now() + SPIN
         try:
-            if self._armed:
-                self._arm(False)
-            end = now() + SPIN
-            while not future.done():
-                ready = self._inner.poll(0)
-                for fd, events in ready:
-                    self._handlers[fd](events)
-                if self._outcomes:
+            while not future.done() and self.lock.acquire(blocking=False):
+                try:
+                    moved = not self._over and self._borrow_data()
+                    done = self._take_outcomes()
+                finally:
+                    self.lock.release()
+                if done:
+                    deliver(done)
+                if moved:
+                    end = now() + SPIN
+                elif now() > end:
                     break
-                if not ready and now() > end:
-                    break
-            if self.tasks:
-                self._arm(True)
-            outcomes = self._take_outcomes()
         finally:
-            self.lock.release()
-        deliver(outcomes)
+            with self.lock:
+                if self._tasks and not self._over:
+                    self._return_data()
+                    self._set_alarm()
 
-    def close(self, cancel: bool) -> None:
-        """Finish what is queued (or cancel it), then end the pool. Returns at once; `join` waits."""
-        with self.lock:
-            cancelled = self.scheduler.drain() if cancel else []
-            for task in cancelled:
-                self.tasks.pop(task.id, None)
-            self._closing = True
-        for task in cancelled:
-            task.future.cancel()
-            task.future.set_running_or_notify_cancel()
-        self._wake()
+    def describe(self) -> Description:
+        """Return what stands; the lock must be held."""
+        hosts: dict[str, int] = {}
+        for number in self.scheduler.workers:
+            host = self.roster.workers[number].host
+            hosts[host] = hosts.get(host, 0) + 1
+        current = self.launches.current
+        name = "" if current is None else current.launcher.name
+        reasons, ever = list(self.launches.reasons), self.roster.ever_started
+        standing = len(self.scheduler.workers)
+        return Description(name, hosts, standing, self.roster.size, self.started_after, reasons, ever)
+
+    def workers(self) -> list[WorkerInfo]:
+        """Return every worker and what it does; the lock must be held."""
+        return [worker.info(self.scheduler.workers.get(worker.number)) for worker in self.roster.workers.values()]
+
+    def wait_ready(self, wanted: int, timeout: float | None) -> Description:
+        """Wait until as many workers stand."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.broken or self._over or len(self.scheduler.workers) >= wanted, timeout)
+            if self.broken is not None:
+                raise self.broken
+            description = self.describe()
+        if description.workers < wanted:
+            when = "at shutdown" if self._over else f"after {timeout:g} s"
+            raise TimeoutError(f"{description.workers} of {wanted} workers stand {when}: {description}")
+        return description
+
+    def hand_over(self, call: Callable[[], None]) -> bool:
+        """Run `call` in the broker's thread, without the lock; False if this is that thread, or if it has ended."""
+        if self._is_mine() or self._over:
+            return False
+        self._callbacks.append(call)
+        self.call_soon(_nothing)
+        return True
+
+    def close(self, *, cancel: bool = False, abort: bool = False) -> None:
+        """Finish what is queued (or cancel it; or drop all), then end the pool. Returns at once; `join` waits."""
+        self.call_soon(lambda: self._close(cancel, abort))
 
     def join(self) -> None:
-        if self._thread.ident is not None and self._thread is not threading.current_thread():
+        if self._thread.ident is not None and not self._is_mine():
             self._thread.join()
+
+    def call_soon(self, call: Callable[[], None]) -> None:
+        """Run `call` in the broker's thread, under the lock. Takes no lock itself: finalizers call it."""
+        self._calls.append(call)
+        try:
+            self._wake_write.send(b"x")
+        except OSError:
+            pass  # full, so it will wake; or closed, so it has ended
+
+    def abandon(self) -> None:
+        """In a forked child: let go of everything without a word, since it all belongs to the parent."""
+        self._closing = self._over = True
+        self.broken = PoolBroken("this executor belongs to the parent process; make one of your own after a fork")
+        for worker in self.roster.workers.values():
+            if worker.connection is not None:
+                worker.connection.sock.close()
+        for agent in self.roster.agents:
+            agent.connection.sock.close()
+        self.door.close()
+        self._close_pollers()
 
     # -- the thread
 
     def _run(self) -> None:
-        while True:
-            events = self._epoll.poll(self._timeout())
+        try:
+            while not self._is_over():
+                ready = self._control.wait(self._timeout())
+                self._turn(ready)
+        except BaseException as error:  # a bug; whoever waits must not wait for ever
             with self.lock:
-                for fd, event in events:
-                    if fd == self._inner.fileno():
-                        for inner_fd, inner_event in self._inner.poll(0):
-                            self._handlers[inner_fd](inner_event)
-                    elif fd in self._handlers:
-                        self._handlers[fd](event)
-                self._on_time()
-                outcomes = self._take_outcomes()
-                over = self._closing and not self.tasks and not outcomes
-            deliver(outcomes)
-            if over:
-                break
+                self.break_down(PoolBroken(f"the broker failed: {error!r}"), cause=error)
+            self._settle()
         self._shut()
 
-    def _timeout(self) -> float:
+    def _turn(self, ready: list[tuple[int, int]]) -> None:
         with self.lock:
-            times = [self.scheduler.next_tick(), self._start_deadline]
-            times += [stranger.deadline for stranger in self._strangers.values()]
-            times += [w.closed_at + GRACE for w in self.workers.values() if w.closed_at is not None]
-            soonest = min((t for t in times if t is not None), default=None)
-            if self._closing and not self.tasks:
+            self._control.handle(ready)
+            time_now = now()
+            if self._leased_until:
+                self._return_data()
+            self._act(self.scheduler.tick(time_now))
+            self.door.tick(time_now)
+            self.roster.tick(time_now)
+            self.launches.tick(time_now)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Set the futures that are done; their callbacks may submit, so no lock is held."""
+        with self.lock:
+            done = self._take_outcomes()
+        deliver(done)
+        while self._callbacks:
+            self._callbacks.popleft()()
+
+    def _is_over(self) -> bool:
+        with self.lock:
+            waiting = self._tasks or self._outcomes or self._calls or self._callbacks
+            return self._closing and not waiting
+
+    def _timeout(self) -> float | None:
+        with self.lock:
+            times = [
+                self.scheduler.next_tick(),
+                self.door.next_deadline(),
+                self.roster.next_deadline(),
+                self.launches.deadline,
+                self._leased_until if self._lent and self._leased_until else None,
+            ]
+            self._sleeps_until = min((t for t in times if t is not None), default=None)
+            if self._calls:
                 return 0
-        return -1 if soonest is None else max(0.0, soonest - now()) + 0.0005
+            return None if self._sleeps_until is None else max(0.0, self._sleeps_until - now()) + 0.0005
 
-    def _on_time(self) -> None:
-        time_now = now()
-        self._act(self.scheduler.tick(time_now))
-        for fd, stranger in list(self._strangers.items()):
-            if stranger.deadline <= time_now:
-                self._dismiss(fd)
-        for worker in list(self.workers.values()):
-            if worker.closed_at is not None and worker.closed_at + GRACE <= time_now:
-                self._worker_gone(worker, {"signal": None, "exitcode": None, "stderr": "", "lost": True})
-        if self._start_deadline is not None and self._start_deadline <= time_now:
-            self._launch_failed(f"brought no worker within start_timeout={self._start_timeout:g} s")
-
-    def _shut(self) -> None:
-        with self.lock:
-            self._closing = True
-            for agent in self.agents:
-                agent.connection.sock.setblocking(True)
-                agent.connection.send(encode(Kind.STOP))
-                agent.connection.close()
-            for worker in self.workers.values():
-                if worker.connection is not None:
-                    worker.connection.close()
-            for sock in self._listeners:
-                sock.close()
-            for stranger in self._strangers.values():
-                stranger.sock.close()
-            launched = self._launched
-            self._inner.close()
-            self._epoll.close()
-            self._wake_read.close()
-            self._wake_write.close()
-        if launched is not None:
-            self._waiter.join(GRACE)
-            launched.end()
-
-    def _wake(self) -> None:
-        try:
-            self._wake_write.send(b"x")
-        except OSError:
-            pass
+    def _set_alarm(self) -> None:
+        """Wake the broker's thread if it would sleep too long for what was decided in another thread."""
+        tick = self.scheduler.next_tick()
+        if tick is not None and (self._sleeps_until is None or tick < self._sleeps_until):
+            self._sleeps_until = tick
+            self.call_soon(_nothing)
 
     def _on_wake(self, events: int) -> None:
         try:
@@ -252,277 +274,137 @@ class Broker:
         except BlockingIOError:
             pass
         while self._calls:
-            self._calls.pop(0)()
+            self._calls.popleft()()
 
-    def _call_soon(self, call: Callable[[], None]) -> None:
-        self._calls.append(call)
-        self._wake()
-
-    def _register(self, sock: socket.socket, handler: Callable[[int], None]) -> None:
-        self._handlers[sock.fileno()] = handler
-        self._epoll.register(sock.fileno(), select.EPOLLIN)
-
-    def _arm(self, armed: bool) -> None:
-        if armed != self._armed:
-            self._armed = armed
-            self._epoll.modify(self._inner.fileno(), select.EPOLLIN if armed else 0)
-
-    # -- strangers
-
-    def _listen(self) -> list[address.Address]:
-        tcp = socket.create_server(("", 0), backlog=1024)
-        name = f"mainstay-{os.getpid()}-{os.urandom(8).hex()}"
-        unix = socket.socket(socket.AF_UNIX)
-        unix.bind("\0" + name)
-        unix.listen(1024)
-        self._listeners = [unix, tcp]
-        for sock in self._listeners:
-            sock.setblocking(False)
-            self._register(sock, lambda events, sock=sock: self._on_stranger(sock))  # type: ignore[misc]
-        port = tcp.getsockname()[1]
-        return [("@" + name, 0), *((ip, port) for ip in address.own_addresses())]
-
-    def _on_stranger(self, listener: socket.socket) -> None:
-        try:
-            sock, _ = listener.accept()
-        except OSError:
-            return
-        if len(self._strangers) >= MOST_STRANGERS:
-            self._dismiss(next(iter(self._strangers)))
-        try:
-            if sock.family != socket.AF_UNIX:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            stranger = Handshake(sock, self._key, now() + address.HANDSHAKE_TIMEOUT)
-        except OSError:
-            sock.close()
-            return
-        fd = sock.fileno()
-        self._strangers[fd] = stranger
-        self._register(sock, lambda events: self._on_proof(fd))
-
-    def _on_proof(self, fd: int) -> None:
-        stranger = self._strangers[fd]
-        proved = stranger.step()
-        if proved is False:
-            self._dismiss(fd)
-        elif proved:
-            del self._strangers[fd]
-            connection = Connection(stranger.sock)
-            self._handlers[fd] = lambda events: self._on_hello(connection)
-
-    def _dismiss(self, fd: int) -> None:
-        self._epoll.unregister(fd)
-        del self._handlers[fd]
-        self._strangers.pop(fd).sock.close()
-
-    def _on_hello(self, connection: Connection) -> None:
-        """The first frames of a peer that proved the key say what it is."""
-        frames = connection.receive()
-        fd = connection.sock.fileno()
-        if frames is None:
-            self._forget(connection)
-            return
-        if not frames:
-            return
-        first = frames[0]
-        if first.kind == Kind.AGENT_HELLO:
-            self._handlers[fd] = lambda events: self._on_agent(connection, events)
-            self._agent_came(connection, load(first.body))
+    def _on_data(self, events: int) -> None:
+        """A worker has spoken; leave it to the thread that submits in a burst, while it does."""
+        if now() < self._leased_until:
+            self._lend()
         else:
-            self._epoll.unregister(fd)
-            self._inner.register(fd, select.EPOLLIN)
-            self._handlers[fd] = lambda events: self._on_worker(connection, events)
-            self._worker_came(connection, first)
+            self._leased_until = 0.0
+            self._data.turn()
 
-    def _forget(self, connection: Connection) -> None:
-        fd = connection.sock.fileno()
-        if fd in self._handlers:
-            del self._handlers[fd]
-            poller = self._inner if isinstance(connection.owner, WorkerState) else self._epoll
-            poller.unregister(fd)
-        connection.close()
+    def _borrow_data(self) -> bool:
+        self._lend()
+        self._leased_until = 0.0
+        return self._data.turn()
 
-    # -- agents
+    def _lend(self) -> None:
+        if not self._lent:
+            self._lent = True
+            self._control.change(self._data, 0)
 
-    def _agent_came(self, connection: Connection, hello: dict[str, Any]) -> None:
-        if hello["launch"] != self._launch:
-            self._forget(connection)  # of a launch that was given up
-            return
-        agent = connection.owner = AgentState(connection, hello["host"], hello["launch"])
-        self.agents.append(agent)
-        for _ in range(self._share(len(self.agents) - 1)):
-            self._numbers += 1
-            worker = agent.workers[self._numbers] = self.workers[self._numbers] = WorkerState(self._numbers)
-            worker.agent, worker.host = agent, agent.host
-        connection.send(encode(Kind.SETUP, pickle.dumps({**self._setup, "workers": list(agent.workers)})))
+    def _return_data(self) -> None:
+        if self._lent and now() >= self._leased_until:
+            self._lent = False
+            self._leased_until = 0.0
+            self._control.change(self._data, READ)
 
-    def _share(self, index: int) -> int:
-        """Return how many of the pool's workers the agent that came as number `index` gets."""
-        assert self._launched is not None
-        bound = self._launchers[0].most_workers
-        size = self.size if bound is None else min(self.size, bound)
-        each, more = divmod(size, self._launched.nodes)
-        return each + (index % self._launched.nodes < more)
+    def _is_mine(self) -> bool:
+        return get_ident() == self._thread.ident
 
-    def _on_agent(self, connection: Connection, events: int) -> None:
-        frames = connection.receive()
-        for frame in frames or ():
-            if frame.kind == Kind.FORKED:
-                self.ever_started += 1
-            elif frame.kind == Kind.OUTPUT:
-                self._print(frame)
-            elif frame.kind == Kind.ENDED:
-                self._on_ended(connection.owner, frame)
-        if frames is None:
-            self._agent_gone(connection.owner)
+    # -- the end
 
-    def _print(self, frame: Frame) -> None:
-        worker = self.workers.get(frame.number)
-        stream = sys.stderr if frame.attempt else sys.stdout
-        prefix = f"[{worker.host if worker else '?'}/{frame.number}] "
-        text = bytes(frame.body).decode(errors="replace")
-        try:
-            stream.write("".join(f"{prefix}{line}\n" for line in text.split("\n")))
-            stream.flush()
-        except (OSError, ValueError, AttributeError):
-            pass  # the terminal is gone: the work goes on
+    def _close(self, cancel: bool, abort: bool) -> None:
+        self._closing = True
+        self._leased_until = 0.0
+        self._return_data()
+        self._patience = 0.0 if abort else LAST_WORDS / 2
+        for task in self.scheduler.drain() if cancel or abort else []:
+            if task.begun and not abort:  # it runs, in the eyes of its future
+                self._act(self.scheduler.submit(task, now()))
+            elif not task.begun:
+                self._resolve(task, outcomes.CANCELLED)
+        for task in list(self._tasks.values()) if abort else []:
+            self._resolve(task, PoolBroken("the pool was closed while this task ran"))
 
-    def _on_ended(self, agent: AgentState, frame: Frame) -> None:
-        worker = agent.workers.get(frame.number)
-        if worker is None:
-            return
-        worker.ended = load(frame.body)
-        if worker.connection is None or worker.closed_at is not None:
-            self._worker_gone(worker, worker.ended)
-        else:
-            worker.closed_at = None
-            for received in iter(worker.connection.receive, None):
-                if not received:
-                    break
-                self._on_frames(worker, received)
-            self._worker_gone(worker, worker.ended)
-
-    def _agent_gone(self, agent: AgentState) -> None:
-        self._forget(agent.connection)
-        if agent in self.agents:
-            self.agents.remove(agent)
-        for worker in list(agent.workers.values()):
-            self._worker_gone(worker, {"signal": None, "exitcode": None, "stderr": "", "lost": True}, replace=False)
-
-    # -- workers
-
-    def _worker_came(self, connection: Connection, first: Frame) -> None:
-        worker = self.workers.get(first.number)
-        if worker is None:
-            connection.owner = WorkerState(0)
-            self._forget(connection)
-            return
-        connection.owner, worker.connection = worker, connection
-        if first.kind == Kind.INITIALIZER_FAILED:
-            error = InitializerFailed("the initializer raised on a worker; its exception is the cause")
-            error.__cause__ = rebuild_error(first.body, worker.host, str(worker.number))
-            self._break(error)
-            return
-        worker.pid = load(first.body)["pid"]
-        if self._start_deadline is not None:
-            self._start_deadline = None
-            self._log(
-                f"launcher {self.launcher}, {len(self.agents)} node(s), {self.size} worker(s) on {worker.host}, "
-                f"first after {now() - self._started:.2f} s" + "".join(f"; not {n}: {r}" for n, r in self.reasons)
-            )
-        self._act(self.scheduler.joined(worker.number, now()))
+    def break_down(self, error: BaseException, cause: BaseException | None = None) -> None:
+        """Nothing can run any more: every waiting future gets `error`."""
+        broken = error if isinstance(error, PoolBroken) else PoolBroken(str(error))
+        if cause is not None:
+            broken.__cause__ = cause
+        self.broken = broken
+        self.roster.closing = True
+        self.scheduler.drain()
+        for task in list(self._tasks.values()):
+            self._resolve(task, broken)
         self.changed.notify_all()
 
-    def _on_worker(self, connection: Connection, events: int) -> None:
-        if events & select.EPOLLOUT:
-            connection.flush()
-            self._watch(connection)
-        if not events & ~select.EPOLLOUT:
-            return
-        worker: WorkerState = connection.owner
-        frames = connection.receive()
-        if frames is None:
-            self._inner.unregister(connection.sock.fileno())
-            del self._handlers[connection.sock.fileno()]
-            worker.closed_at = now()
-            self._wake()
-            if worker.agent is not None:
-                worker.agent.connection.send(encode(Kind.KILL, number=worker.number))
-        elif frames:
-            self._on_frames(worker, frames)
+    def _shut(self) -> None:
+        with self.lock:
+            self._closing = True
+            self.roster.stop(self._patience)
+        self._hear_last_words(now() + LAST_WORDS)
+        with self.lock:
+            self._over = True
+            self.roster.close()
+            self.door.close()
+            self._close_pollers()
+            self.changed.notify_all()
+        self.launches.close()
+        for call in [*self._calls, *self._callbacks]:
+            call()
 
-    def _on_frames(self, worker: WorkerState, frames: list[Frame]) -> None:
-        done = [(f.task, f.number / 1e6) for f in frames if f.kind in (Kind.RESULT, Kind.ERROR)]
+    def _hear_last_words(self, deadline: float) -> None:
+        """Pass on what workers printed last, until each agent has closed its end."""
+        while self.roster.agents and (left := deadline - now()) > 0:
+            ready = self._control.wait(left)
+            with self.lock:
+                self._control.handle(ready)
+
+    def _close_pollers(self) -> None:
+        self._data.close()
+        self._control.close()
+        self._wake_read.close()
+        self._wake_write.close()
+
+    # -- events
+
+    def worker_joined(self, worker: WorkerState) -> None:
+        self._act(self.scheduler.joined(worker.number, now()))
+        self.changed.notify_all()
+        if self.started_after is None and len(self.scheduler.workers) >= self.roster.size:
+            self.started_after = now() - self._begun
+            self._log(logging.INFO, str(self.describe()))
+
+    def worker_spoke(self, worker: WorkerState, frames: list[Frame]) -> None:
+        done = [frame for frame in frames if frame.kind == Kind.RESULT or frame.kind == Kind.ERROR]
         if done:
-            self._fruitless = 0
-            tasks, actions = self.scheduler.finished(worker.number, done, now())
-            self._act(actions)
-            known = {task.id: task for task in tasks}
+            self.launches.bears()
+            times = [(frame.task, frame.number / 1e6) for frame in done]
+            tasks, actions = self.scheduler.finished(worker.number, times, now())
+            if actions:
+                self._act(actions)
+            frame_of = {frame.task: frame for frame in done} if len(tasks) != len(done) else None
+            for i, task in enumerate(tasks):
+                self._finish(task, frame_of[task.id] if frame_of else done[i], worker)
+        if len(done) != len(frames):
             for frame in frames:
-                if frame.task in known and frame.kind in (Kind.RESULT, Kind.ERROR):
-                    self._finish(known[frame.task], frame, worker)
-        for frame in frames:
-            if frame.kind == Kind.RETURNED:
-                self._act(self.scheduler.returned(worker.number, load(frame.body), now()))
+                if frame.kind == Kind.RETURNED:
+                    self._act(self.scheduler.returned(worker.number, load(frame.body), now()))
 
     def _finish(self, task: Task, frame: Frame, worker: WorkerState) -> None:
-        if frame.kind == Kind.RESULT:
-            try:
-                self._resolve(task, load(frame.body, frame.buffers), None)
-            except BaseException as error:
-                self._resolve(task, None, error)
-        elif task.retries > 0:
+        if frame.kind == Kind.ERROR and task.retries > 0:
             self._act(self.scheduler.retry(task, now()))
-        else:
-            self._resolve(task, None, rebuild_error(frame.body, worker.host, str(worker.number)))
+        elif self._tasks.pop(task.id, None) is not None:
+            self._outcomes.append(Outcome(task.future, frame, None, worker.host, worker.number))
 
-    def _resolve(self, task: Task, result: Any, error: BaseException | None) -> None:
-        if self.tasks.pop(task.id, None) is not None:
-            self._outcomes.append((task.future, result, error))
-
-    def _take_outcomes(self) -> list[Outcome]:
-        outcomes, self._outcomes = self._outcomes, []
-        return outcomes
-
-    def _worker_gone(self, worker: WorkerState, how: dict[str, Any], *, replace: bool = True) -> None:
-        if self.workers.pop(worker.number, None) is None:
-            return
-        if worker.connection is not None and worker.connection.sock.fileno() >= 0:
-            worker.closed_at = None
-            self._forget(worker.connection)
+    def worker_left(self, worker: WorkerState, end: End) -> None:
         for action in self.scheduler.left(worker.number, now()):
             if isinstance(action, GiveUp):
-                self._give_up(action.task, worker, how)
+                label = self._label(action.task)
+                self._resolve(action.task, outcomes.worker_died(action.task, label, worker.host, worker.pid, end))
             else:
                 self._act([action])
-        if worker.agent is not None:
-            worker.agent.workers.pop(worker.number, None)
-            if replace and not self._closing and self.broken is None:
-                self._numbers += 1
-                new = worker.agent.workers[self._numbers] = self.workers[self._numbers] = WorkerState(self._numbers)
-                new.agent, new.host = worker.agent, worker.host
-                worker.agent.connection.send(
-                    encode(Kind.SETUP, pickle.dumps({**self._setup, "workers": [self._numbers]}))
-                )
+        self.changed.notify_all()
 
-    def _give_up(self, task: Task, worker: WorkerState, how: dict[str, Any]) -> None:
-        name, code = how["signal"], how["exitcode"]
-        reason = f"killed by signal {name}" if name else f"exit code {code}" if code is not None else "connection lost"
-        label = task.label or self._functions[task.function].name
-        self._resolve(
-            task,
-            None,
-            WorkerDied(
-                label,
-                worker.host,
-                worker.pid,
-                reason,
-                signal=name,
-                exitcode=code,
-                stderr=how["stderr"],
-                deaths=task.deaths,
-            ),
-        )
+    def _resolve(self, task: Task, error: BaseException) -> None:
+        if self._tasks.pop(task.id, None) is not None:
+            self._outcomes.append(Outcome(task.future, error=error))
+
+    def _take_outcomes(self) -> list[Outcome]:
+        done, self._outcomes = self._outcomes, []
+        return done
 
     # -- actions
 
@@ -531,33 +413,28 @@ class Broker:
             if isinstance(action, Send):
                 self._send(action)
             elif isinstance(action, Recall):
-                self._tell_agent(action.worker, Kind.RECALL)
+                self.roster.tell(action.worker, Kind.RECALL)
             elif isinstance(action, Kill):
-                self._tell_agent(action.worker, Kind.KILL)
+                self.roster.tell(action.worker, Kind.KILL)
                 self._time_out(action.task)
 
     def _time_out(self, task: Task) -> None:
         if task.retries > 0:
             self._act(self.scheduler.retry(task, now()))
-            return
-        label = task.label or self._functions[task.function].name
-        self._resolve(
-            task, None, TaskTimeout(f"{label!r} ran for more than its timeout={task.timeout:g} s and was killed")
-        )
+        else:
+            self._resolve(task, outcomes.timed_out(task, self._label(task)))
 
-    def _tell_agent(self, number: int, kind: int) -> None:
-        worker = self.workers[number]
-        if worker.agent is not None:
-            worker.agent.connection.send(encode(kind, number=number))
+    def _label(self, task: Task) -> str:
+        return task.label or self._functions[task.function].name
 
     def _send(self, action: Send) -> None:
-        worker = self.workers[action.worker]
+        worker = self.roster.workers[action.worker]
         assert worker.connection is not None
-        pieces, dropped = [], []
+        pieces, cancelled = [], []
         for task in action.tasks:
             if not task.begun and not task.future.set_running_or_notify_cancel():
-                dropped.append(task.id)
-                self.tasks.pop(task.id, None)
+                cancelled.append(task.id)
+                del self._tasks[task.id]
                 continue
             task.begun = True
             if task.function not in worker.known:
@@ -565,105 +442,13 @@ class Broker:
                 payload = self._functions[task.function].payload
                 pieces += encode(Kind.DEFINE, payload.body, payload.buffers, number=task.function)
             body, buffers = task.payload
-            pieces += encode(
-                Kind.CALL, body, buffers, number=task.function, task=task.id, attempt=min(task.attempt, 255)
-            )
-        worker.connection.send(pieces)
-        if worker.connection.wants_to_send:
-            self._watch(worker.connection)
-        if dropped:
-            self._act(self.scheduler.dropped(action.worker, dropped, now()))
-
-    def _watch(self, connection: Connection) -> None:
-        events = select.EPOLLIN | (select.EPOLLOUT if connection.wants_to_send else 0)
-        self._inner.modify(connection.sock.fileno(), events)
-
-    # -- launches
-
-    def _launch_next(self) -> None:
-        """Try the launchers in their order until one starts; its agents come by themselves."""
-        while self._launchers:
-            launcher = self._launchers[0]
-            reason = launcher.why_not()
-            if reason is None:
-                try:
-                    self._begin(launcher)
-                    return
-                except OSError as error:
-                    reason = str(error)
-            self.reasons.append((launcher.name, reason))
-            self._launchers.pop(0)
-        self._break(LaunchError(self.reasons))
-
-    def _begin(self, launcher: Launcher) -> None:
-        self._launch += 1
-        self._fruitless += 1
-        launch = self._launch
-        invitation = Invitation(address.to_text(self._addresses), self._key.hex(), launch)
-        launched = self._launched = launcher.start(invitation)
-        self.launcher = launcher.name
-        self._started = now()
-        self._start_deadline = self._started + self._start_timeout
-
-        def wait() -> None:
-            reason = launched.wait()
-            self._call_soon(lambda: self._launcher_ended(launch, reason))
-
-        self._waiter = threading.Thread(target=wait, name="mainstay-launcher", daemon=True)
-        self._waiter.start()
-
-    def _launcher_ended(self, launch: int, reason: str) -> None:
-        if launch == self._launch and not self._closing:
-            self._launch_failed(reason)
-
-    def _launch_failed(self, reason: str) -> None:
-        self._start_deadline = None
-        launched, self._launched = self._launched, None
-        self._launch += 1  # whoever still comes from this launch is sent away
-        for agent in list(self.agents):
-            self._agent_gone(agent)
-        if launched is not None:
-            launched.end()
-        if self._fruitless >= MOST_LAUNCHES or not self.ever_started:
-            self.reasons.append((self._launchers[0].name, reason))
-            self._launchers.pop(0)
-            self._fruitless = 0
-        self._log(f"launcher {self.launcher}: {reason}; starting anew")
-        self._launch_next()
-
-    def _break(self, error: BaseException) -> None:
-        """Nothing can run any more: every waiting future gets `error`."""
-        self.broken = error if isinstance(error, PoolBroken) else PoolBroken(str(error))
-        self.scheduler.drain()
-        for task in list(self.tasks.values()):
-            self._resolve(task, None, self.broken)
-        self.changed.notify_all()
+            attempt = min(task.attempt, 255)
+            pieces += encode(Kind.CALL, body, buffers, number=task.function, task=task.id, attempt=attempt)
+        if pieces:
+            worker.connection.send(pieces)
+        if cancelled:
+            self._act(self.scheduler.dropped(action.worker, cancelled, now()))
 
 
-def deliver(outcomes: list[Outcome]) -> None:
-    """Set the futures; their callbacks may submit, so no lock is held."""
-    for future, result, error in outcomes:
-        try:
-            if error is None:
-                future.set_result(result)
-            else:
-                if not future.running():
-                    future.set_running_or_notify_cancel()
-                future.set_exception(error)
-        except Exception:  # noqa: S110  cancelled before it was sent: no one waits
-            pass
-
-
-def rebuild_error(body: Any, host: str, worker: str) -> BaseException:
-    """Return the exception that `describe_error` wrote, with its remote traceback as the cause."""
-    pickled, kind, message, text = pickle.loads(body)
-    error: BaseException | None = None
-    if pickled is not None:
-        try:
-            error = load(pickled)
-        except BaseException:
-            error = None
-    if not isinstance(error, BaseException):
-        error = RemoteError(f"{kind}: {message} (the exception itself could not be brought here)")
-    error.__cause__ = RemoteTraceback(text, host, worker)
-    return error
+def _nothing() -> None:
+    pass

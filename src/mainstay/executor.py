@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
 import concurrent.futures
 import itertools
+import logging
 import os
 import sys
 import time
@@ -12,18 +12,18 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from mainstay import mapping
+from mainstay import interrupts, lifetime, mapping
 from mainstay.broker import Broker
 from mainstay.futures import Future
 from mainstay.launch import Launcher, chain
+from mainstay.launches import Log
 from mainstay.options import Options
+from mainstay.report import Description, WorkerInfo
 from mainstay.scheduler import Task
 from mainstay.wire.functions import FunctionTable
 from mainstay.wire.payload import dump
 
 T = TypeVar("T")
-_live: weakref.WeakSet[Executor] = weakref.WeakSet()
-_at_exit = False
 
 
 class Executor(concurrent.futures.Executor):
@@ -36,6 +36,9 @@ class Executor(concurrent.futures.Executor):
         start_timeout: seconds in which a launcher must bring a worker before the next is tried.
         retries: how often a task that raised runs again.
         worker_retries: how often a task whose worker died runs again.
+        preload: names of modules that each node imports once, before its workers are forked.
+        log: called with each line that tells of launches; None: the logger "mainstay" (its start at INFO,
+            what went wrong at WARNING).
 
     Raises `ValueError` for bad arguments at once; `LaunchError` through the futures when no launcher works.
     """
@@ -51,6 +54,7 @@ class Executor(concurrent.futures.Executor):
         start_timeout: float = 120.0,
         retries: int = 0,
         worker_retries: int = 2,
+        log: Callable[[str], object] | None = None,
     ) -> None:
         if max_workers is not None and max_workers <= 0:
             raise ValueError(f"max_workers must be greater than 0; given: {max_workers}")
@@ -71,11 +75,11 @@ class Executor(concurrent.futures.Executor):
         if initializer is not None:
             body, buffers = dump((initializer, initargs))
             setup["initializer"] = (body, [bytearray(buffer) for buffer in buffers])
-        self._broker = Broker(chain(launcher), self._max_workers, setup, start_timeout, _say)
-        self._finalizer = weakref.finalize(self, self._broker.close, False)
+        interrupts.install()
+        self._broker = Broker(chain(launcher), self._max_workers, setup, start_timeout, _logger(log))
+        self._finalizer = weakref.finalize(self, self._broker.close)
         self._finalizer.atexit = False
-        _live.add(self)
-        _register_at_exit()
+        lifetime.add(self._broker)
         self._broker.start()
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
@@ -111,8 +115,7 @@ class Executor(concurrent.futures.Executor):
         if self._closed:
             raise RuntimeError("cannot schedule new futures after shutdown")
         function = self._functions.lookup(fn)
-        future: Future[T] = Future()
-        future._broker = self._broker
+        future: Future[T] = Future(self._broker)
         task = Task(
             next(self._ids),
             function.number,
@@ -155,9 +158,38 @@ class Executor(concurrent.futures.Executor):
         """Take no more calls; end the workers when all are done. See `concurrent.futures.Executor.shutdown`."""
         self._closed = True
         self._finalizer.detach()
-        self._broker.close(cancel_futures)
+        self._broker.close(cancel=cancel_futures)
         if wait:
             self._broker.join()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        """Shut down; after Ctrl-C at once, without waiting for what runs."""
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            self._closed = True
+            self._broker.close(abort=True)
+        self.shutdown()
+
+    @property
+    def workers(self) -> list[WorkerInfo]:
+        """The workers that stand or are starting, with what each does now."""
+        with self._broker.lock:
+            return self._broker.workers()
+
+    def describe(self) -> Description:
+        """Return which launcher was chosen, why not those before it, and how many workers stand where."""
+        with self._broker.lock:
+            return self._broker.describe()
+
+    def wait_ready(self, n: int | None = None, timeout: float | None = None) -> Description:
+        """Wait until `n` workers stand (None: all), for at most `timeout` seconds (None: without an end of its own).
+
+        Returns `describe()`. Raises `LaunchError` when no launcher brings workers, `TimeoutError` when fewer
+        than `n` stand in time, `ValueError` for an `n` that the pool will never have.
+        """
+        wanted = self._max_workers if n is None else n
+        if not 0 < wanted <= self._max_workers:
+            raise ValueError(f"n must be from 1 to max_workers={self._max_workers}; given: {n}")
+        return self._broker.wait_ready(wanted, timeout)
 
 
 class View(concurrent.futures.Executor):
@@ -189,17 +221,13 @@ class View(concurrent.futures.Executor):
         """Do nothing: the pool is shut down by its own executor."""
 
 
-def _say(line: str) -> None:
-    print(f"mainstay: {line}", file=sys.stderr)
+def _logger(log: Callable[[str], object] | None) -> Log:
+    if log is None:
+        return logging.getLogger("mainstay").log
+    if not callable(log):
+        raise TypeError(f"log must be None (the logger 'mainstay') or a callable that takes a str; given: {log!r}")
 
+    def say(level: int, line: str) -> None:
+        log(line)
 
-def _register_at_exit() -> None:
-    global _at_exit
-    if not _at_exit:
-        _at_exit = True
-        atexit.register(_close_all)
-
-
-def _close_all() -> None:
-    for executor in list(_live):
-        executor.shutdown()
+    return say

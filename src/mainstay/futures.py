@@ -11,24 +11,28 @@ T = TypeVar("T")
 
 
 class Future(concurrent.futures.Future[T]):
-    """A `concurrent.futures.Future`; a short wait in `result` or `exception` costs no switch of threads."""
+    """A `concurrent.futures.Future`; a short wait in `result` or `exception` costs no switch of threads.
 
-    _broker: Broker | None = None
+    Callbacks run in the broker's thread, as the stdlib's process pool runs them in its manager's: the thread
+    that happens to receive a result may hold a lock that the callback wants.
+    """
+
+    _done_callbacks: list[Any]
+
+    def __init__(self, broker: Broker) -> None:
+        super().__init__()
+        self._broker = broker
 
     def result(self, timeout: float | None = None) -> T:
-        if self._broker is not None and not self.done():
+        if not self.done():
             self._broker.drive(self)
         return super().result(timeout)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        if self._broker is not None and not self.done():
+        if not self.done():
             self._broker.drive(self)
         return super().exception(timeout)
 
-    def set_result(self, result: T) -> None:
-        self._broker = None
-        super().set_result(result)
-
-    def set_exception(self, exception: Any) -> None:
-        self._broker = None
-        super().set_exception(exception)
+    def _invoke_callbacks(self) -> None:
+        if self._done_callbacks and not self._broker.hand_over(self._invoke_callbacks):
+            super()._invoke_callbacks()  # type: ignore[misc]

@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from typing import Any
 
-from mainstay.broker import rebuild_error
 from mainstay.errors import WorkerDied
 from mainstay.node import context
 from mainstay.node.worker import describe_error
+from mainstay.outcomes import rebuild_error
 
 TARGET = 0.004  # seconds of work in one chunk
 GROWTH = 16  # a chunk is at most so many times as large as the one it was measured on

@@ -74,11 +74,11 @@ def test_a_launcher_that_cannot_start_is_told():
 def test_strangers_are_refused_and_the_pool_goes_on():
     with mainstay.Executor(1, launcher="local") as executor:
         assert executor.submit(abs, -1).result(30) == 1
-        port = executor._broker._addresses[-1]
+        port = executor._broker.door.addresses[-1]
         idle = [socket.create_connection(port) for _ in range(400)]
         idle[-1].sendall(b"x" * 100)
         assert executor.submit(abs, -2).result(30) == 2
-        wait_until(lambda: len(executor._broker._strangers) <= 256)
+        wait_until(lambda: len(executor._broker.door.strangers) <= 256)
         for sock in idle:
             sock.close()
         assert executor.submit(abs, -3).result(30) == 3

@@ -32,6 +32,7 @@ class Threads:
         self._launch = invitation.launch
         self._host = socket.gethostname()
         self._workers: dict[int, socket.socket] = {}
+        self._setup: dict[str, Any] = {}
         self._control: socket.socket | None = None
         self._over = threading.Event()
         threading.Thread(target=self._serve, name="mainstay-serial", daemon=True).start()
@@ -61,16 +62,17 @@ class Threads:
 
     def _on_frame(self, control: socket.socket, frame: Frame) -> None:
         if frame.kind == Kind.SETUP:
-            setup = load(frame.body)
-            for number in setup["workers"]:
-                threading.Thread(target=self._work, args=(number, setup), daemon=True).start()
-                send_all(control, encode(Kind.FORKED, number=number))
+            self._setup = load(frame.body)
+        elif frame.kind == Kind.FORK:
+            threading.Thread(target=self._work, args=(frame.number, self._setup), daemon=True).start()
+            send_all(control, encode(Kind.FORKED, number=frame.number))
         elif frame.kind == Kind.KILL:
             sock = self._workers.pop(frame.number, None)
             if sock is not None:
                 sock.close()
-            ended = {"pid": os.getpid(), "host": self._host, "signal": None, "exitcode": None, "stderr": ""}
-            send_all(control, encode(Kind.ENDED, pickle.dumps(ended), number=frame.number))
+            send_all(control, encode(Kind.ENDED, pickle.dumps({}), number=frame.number))
+        elif frame.kind == Kind.STOP:
+            control.shutdown(socket.SHUT_RDWR)
 
     def _work(self, number: int, setup: dict[str, Any]) -> None:
         try:

@@ -30,6 +30,7 @@ from mainstay.wire.payload import load
 HEARTBEAT = 5.0  # seconds
 LINE = 1 << 16  # bytes; a longer line is passed on in pieces
 TAIL = 20  # lines of stderr that are kept for the error message
+LAST_WORDS = 1.0  # seconds for what was printed last to be taken
 BACKLOG = 1 << 20  # bytes not yet taken by the client, above which workers' output is left in its pipes
 PR_SET_PDEATHSIG = 1
 
@@ -82,6 +83,8 @@ class Agent:
         self._children: dict[int, Child] = {}
         self._setup: dict[str, Any] = {}
         self._paused = False
+        self._beat = monotonic() + HEARTBEAT
+        self._end_at: float | None = None  # set when the client said stop
         hello = {"host": self._host, "pid": os.getpid(), "cpus": len(os.sched_getaffinity(0)), "launch": launch}
         self._sock.sendall(b"".join(encode(Kind.AGENT_HELLO, pickle.dumps(hello))))
 
@@ -90,18 +93,35 @@ class Agent:
         self._watch_for_deaths()
         self._sock.setblocking(False)
         self._selector.register(self._sock, selectors.EVENT_READ, self._on_client)
-        beat = monotonic() + HEARTBEAT
         try:
-            while True:
-                for key, events in self._selector.select(max(0.0, beat - monotonic())):
-                    key.data(events)
-                if monotonic() >= beat:
-                    beat = monotonic() + HEARTBEAT
-                    self._send(encode(Kind.HEARTBEAT))
+            while not self._is_over():
+                self._turn()
+            self._say_the_rest()
         except (EOFError, OSError):
-            pass  # the client is gone, or said stop
+            pass  # the client is gone
         finally:
             self._end_all()
+
+    def _turn(self) -> None:
+        soonest = self._beat if self._end_at is None else self._end_at
+        for key, events in self._selector.select(max(0.0, soonest - monotonic())):
+            key.data(events)
+        if monotonic() >= self._beat:
+            self._beat = monotonic() + HEARTBEAT
+            self._send(encode(Kind.HEARTBEAT))
+
+    def _is_over(self) -> bool:
+        """Whether the client said stop, and the workers have ended or had their time."""
+        return self._end_at is not None and (not self._children or monotonic() >= self._end_at)
+
+    def _say_the_rest(self) -> None:
+        """Kill what still runs, and pass on what was printed last."""
+        for child in list(self._children.values()):
+            _kill_group(child.pid)
+            self._read_the_rest(child)
+        self._sock.settimeout(LAST_WORDS)
+        for piece in self._unsent:
+            self._sock.sendall(piece)
 
     # -- the client
 
@@ -123,14 +143,14 @@ class Agent:
         if frame.kind == Kind.SETUP:
             self._setup = load(frame.body)
             _prepare(self._setup)
-            for number in self._setup["workers"]:
-                self._fork(number)
+        elif frame.kind == Kind.FORK:
+            self._fork(frame.number)
         elif frame.kind == Kind.KILL:
             self._signal(frame.number, signal.SIGKILL)
         elif frame.kind == Kind.RECALL:
             self._signal(frame.number, signal.SIGURG)
         elif frame.kind == Kind.STOP:
-            raise EOFError
+            self._end_at = monotonic() + frame.number / 1000
 
     def _signal(self, number: int, what: signal.Signals) -> None:
         for child in self._children.values():
@@ -254,8 +274,6 @@ class Agent:
         _kill_group(child.pid)  # what its tasks started and left running
         self._read_the_rest(child)
         ended = {
-            "pid": child.pid,
-            "host": self._host,
             "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else None,
             "exitcode": os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
             "peak": usage.ru_maxrss * 1024,  # bytes

@@ -4,53 +4,80 @@ from __future__ import annotations
 
 import socket
 from collections import deque
-from typing import Any
+from collections.abc import Callable
 
-from mainstay.wire.auth import ANSWER, Listener
 from mainstay.wire.frames import Bytes, Frame, FrameReader
+from mainstay.wire.poller import READ, WRITE, Poller
 
 MOST_PIECES = 512  # of one sendmsg; the kernel's limit is 1,024
+STOP_PATIENCE = 1.0  # seconds that a last word may take
 
 
 class Connection:
-    """A peer that proved the key. `owner` is what the broker hangs on it."""
+    """A peer that proved the key.
 
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-        self.owner: Any = None
+    `on_frames` is called with what came, `on_end` once, when the peer is gone; both may be replaced as the
+    peer says what it is.
+    """
+
+    def __init__(self, sock: socket.socket, poller: Poller) -> None:
+        self.sock, self._poller = sock, poller
+        self.on_frames: Callable[[list[Frame]], None]
+        self.on_end: Callable[[], None]
         self._reader = FrameReader()
         self._unsent: deque[Bytes] = deque()
+        self._watches_out = False
+        self.closed = False
+        poller.watch(sock, self._ready)
 
-    @property
-    def wants_to_send(self) -> bool:
-        return bool(self._unsent)
+    def move(self, poller: Poller) -> None:
+        """Be watched by another poller from now on."""
+        self._poller.forget(self.sock)
+        self._poller = poller
+        poller.watch(self.sock, self._ready)
 
     def send(self, pieces: list[Bytes]) -> None:
-        """Send what the kernel takes now and keep the rest. A broken peer shows when it is read."""
+        """Send what the kernel takes now, and the rest as it takes more. A broken peer shows when it is read."""
         self._unsent.extend(pieces)
-        self.flush()
+        if not self._watches_out:
+            self._flush()
 
-    def flush(self) -> None:
-        unsent = self._unsent
-        while unsent:
-            views = [unsent[i] for i in range(min(len(unsent), MOST_PIECES))]
-            try:
-                sent = self.sock.sendmsg(views)
-            except BlockingIOError:
-                return
-            except OSError:
-                unsent.clear()
-                return
-            self._forget(sent)
+    def receive_rest(self) -> list[Frame]:
+        """Return every frame that has arrived, up to the peer's end or to where nothing more is there."""
+        found: list[Frame] = []
+        while frames := self._receive():
+            found += frames
+        return found
 
-    def _forget(self, sent: int) -> None:
-        unsent = self._unsent
-        while unsent and sent >= len(unsent[0]):
-            sent -= len(unsent.popleft())
-        if sent:
-            unsent[0] = memoryview(unsent[0])[sent:]
+    def close(self, last_word: list[Bytes] | None = None) -> None:
+        """Forget the peer; `last_word` is sent first if the kernel takes it."""
+        if self.closed:
+            return
+        self.closed = True
+        self._poller.forget(self.sock)
+        if last_word:
+            self._say(last_word)
+        self.sock.close()
 
-    def receive(self) -> list[Frame] | None:
+    def _say(self, last_word: list[Bytes]) -> None:
+        try:
+            self.sock.settimeout(STOP_PATIENCE)
+            self.sock.sendall(b"".join([*self._unsent, *last_word]))
+        except OSError:
+            pass  # its end-of-file says the same
+
+    def _ready(self, events: int) -> None:
+        if events & WRITE:
+            self._flush()
+        if events & ~WRITE:
+            frames = self._receive()
+            if frames is None:
+                self._poller.forget(self.sock)
+                self.on_end()
+            elif frames:
+                self.on_frames(frames)
+
+    def _receive(self) -> list[Frame] | None:
         """Return the frames that are complete now; None at the end-of-file."""
         try:
             count = self.sock.recv_into(self._reader.get_buffer())
@@ -60,35 +87,25 @@ class Connection:
             return None
         return self._reader.received(count) if count else None
 
-    def close(self) -> None:
-        self.sock.close()
+    def _flush(self) -> None:
+        unsent = self._unsent
+        while unsent:
+            views = [unsent[i] for i in range(min(len(unsent), MOST_PIECES))]
+            try:
+                sent = self.sock.sendmsg(views)
+            except BlockingIOError:
+                break
+            except OSError:
+                unsent.clear()
+                break
+            self._forget(sent)
+        if bool(unsent) != self._watches_out:
+            self._watches_out = bool(unsent)
+            self._poller.change(self.sock, READ | WRITE if unsent else READ)
 
-
-class Handshake:
-    """A peer that has not proved the key yet: 64 bytes at the most are read from it."""
-
-    def __init__(self, sock: socket.socket, key: bytes, deadline: float) -> None:
-        self.sock, self.deadline = sock, deadline
-        self._listener = Listener(key)
-        self._got = b""
-        sock.setblocking(False)
-        sock.send(self._listener.challenge)
-
-    def step(self) -> bool | None:
-        """Return True when the peer has proved the key, False when it cannot, None when more must come."""
-        try:
-            data = self.sock.recv(ANSWER - len(self._got))
-        except BlockingIOError:
-            return None
-        except OSError:
-            return False
-        self._got += data
-        if not data:
-            return False
-        if len(self._got) < ANSWER:
-            return None
-        proof = self._listener.answer(self._got)
-        if proof is None:
-            return False
-        self.sock.send(proof)
-        return True
+    def _forget(self, sent: int) -> None:
+        unsent = self._unsent
+        while unsent and sent >= len(unsent[0]):
+            sent -= len(unsent.popleft())
+        if sent:
+            unsent[0] = memoryview(unsent[0])[sent:]

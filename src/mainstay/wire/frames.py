@@ -30,7 +30,7 @@ class Kind:
     # worker to client
     WORKER_HELLO, RESULT, ERROR, RETURNED, INITIALIZER_FAILED = 10, 11, 12, 13, 14
     # client to agent
-    SETUP, KILL, RECALL, STOP = 20, 21, 22, 23
+    SETUP, FORK, KILL, RECALL, STOP = 20, 21, 22, 23, 24
     # agent to client
     AGENT_HELLO, FORKED, ENDED, OUTPUT, HEARTBEAT = 30, 31, 32, 33, 34
 

@@ -1,0 +1,158 @@
+"""The chain of launchers: which is tried, how long, why it was given up, and when it is started again.
+
+why_not ──no──▶ start ──▶ agents come ──▶ it ends, or brings no worker within `start_timeout`
+   │                                             │
+   └── a reason ──▶ the next launcher ◀──────────┴── the same again, while its launches bear results
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from mainstay.errors import LaunchError
+from mainstay.launch import Invitation, Launched, Launcher
+
+MOST_FRUITLESS = 3  # launches by one launcher, one after another without a result
+GRACE = 2.0  # seconds in which a launch ends by itself before it is killed
+Log = Callable[[int, str], None]
+Post = Callable[[Callable[[], None]], None]
+
+
+class Attempt:
+    """One launch, in a thread of its own: to ask a launcher, to start it and to wait for its end may all block."""
+
+    def __init__(self, number: int, launcher: Launcher, invitation: Invitation) -> None:
+        self.number, self.launcher, self._invitation = number, launcher, invitation
+        self.begun = time.monotonic()
+        self.willing = True
+        self._launched: Launched | None = None
+        self._given_up = False
+        self._started = threading.Event()
+
+    def begin(self, on_ended: Callable[[str], None]) -> None:
+        self._thread = threading.Thread(
+            target=lambda: on_ended(self._run()), name=f"mainstay-{self.launcher.name}", daemon=True
+        )
+        self._thread.start()
+
+    def _run(self) -> str:
+        """Return why the launch ended."""
+        try:
+            reason = self.launcher.why_not()
+            if reason is not None:
+                self.willing = False
+                return reason
+            launched = self._launched = self.launcher.start(self._invitation)
+            self._started.set()
+            if self._given_up:
+                launched.end()
+            return launched.wait()
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+        finally:
+            self._started.set()
+
+    @property
+    def nodes(self) -> int:
+        """How many agents will come."""
+        self._started.wait(GRACE)  # an agent may come before `start` has returned
+        return 1 if self._launched is None else self._launched.nodes
+
+    def end(self) -> None:
+        """Kill whatever the launch has started."""
+        self._given_up = True
+        if self._launched is not None:
+            self._launched.end()
+
+    def finish(self) -> None:
+        """Let the launch end by itself, for `GRACE` seconds; then kill it."""
+        self._thread.join(GRACE)
+        self.end()
+
+
+class Launches:
+    """Tries launchers in their order.
+
+    Args:
+        chain: the launchers.
+        start_timeout: seconds within which an attempt must bring a worker.
+        invite: returns the invitation for the launch of that number.
+        post: runs a call in the broker's thread.
+    """
+
+    def __init__(
+        self, chain: list[Launcher], start_timeout: float, invite: Callable[[int], Invitation], post: Post, log: Log
+    ) -> None:
+        self._chain, self._start_timeout, self._invite, self._post, self._log = chain, start_timeout, invite, post, log
+        self.current: Attempt | None = None
+        self.reasons: list[tuple[str, str]] = []
+        self.deadline: float | None = None
+        self._late = ""  # the reason if the deadline passes
+        self._count = 0
+        self._fruitless = 0
+        self._brought_workers = False
+        self.on_lost: Callable[[], None]
+        self.on_exhausted: Callable[[LaunchError], None]
+
+    def begin(self) -> None:
+        """Try the launcher that stands first."""
+        if not self._chain:
+            self.on_exhausted(LaunchError(self.reasons))
+            return
+        self._count += 1
+        self._fruitless += 1
+        self._brought_workers = False
+        attempt = self.current = Attempt(self._count, self._chain[0], self._invite(self._count))
+        self.deadline = attempt.begun + self._start_timeout
+        self._late = f"brought no worker within start_timeout={self._start_timeout:g} s"
+        attempt.begin(lambda reason: self._post(lambda: self._ended(attempt, reason)))
+
+    def _ended(self, attempt: Attempt, reason: str) -> None:
+        if attempt is self.current:
+            self.fail(reason)
+
+    def stands(self) -> None:
+        """A worker has come."""
+        self._brought_workers = True
+        self.deadline = None
+
+    def bears(self) -> None:
+        """A result has come."""
+        self._fruitless = 0
+
+    def lost_all(self, now: float) -> None:
+        """The last agent is gone: the launch has `GRACE` seconds to end and say why."""
+        self.deadline = now + GRACE
+        self._late = "every agent that it had started is gone"
+
+    def tick(self, now: float) -> None:
+        if self.deadline is not None and self.deadline <= now:
+            self.fail(self._late)
+
+    def fail(self, reason: str) -> None:
+        """Give the current launch up, and begin the next."""
+        attempt, self.current, self.deadline = self.current, None, None
+        assert attempt is not None
+        self.on_lost()
+        attempt.end()
+        again = self._brought_workers and self._fruitless < MOST_FRUITLESS
+        if not again:
+            self.reasons.append((attempt.launcher.name, reason))
+            self._chain.pop(0)
+            self._fruitless = 0
+        level = logging.WARNING if attempt.willing else logging.INFO
+        self._log(level, f"launcher {attempt.launcher.name}: {reason}; {self._what_next(again)}")
+        self.begin()
+
+    def _what_next(self, again: bool) -> str:
+        if again:
+            return "it is started again"
+        return f"next: {self._chain[0].name}" if self._chain else "no other is left"
+
+    def close(self) -> None:
+        attempt, self.current, self.deadline = self.current, None, None
+        if attempt is not None:
+            attempt.finish()

@@ -1,0 +1,44 @@
+"""What a pool says of itself: which launcher, why not the others, who stands where."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class WorkerInfo(NamedTuple):
+    """A worker, as `Executor.workers` shows it.
+
+    `id` (int) is never used twice; `namespace` (str) names the launch it came by, and `rank` (int) its place
+    there; `state` is "starting", "idle" or "busy".
+    """
+
+    id: int
+    host: str
+    pid: int
+    namespace: str
+    rank: int
+    state: str
+
+
+class Description(NamedTuple):
+    """What `Executor.describe()` returns; its `str` is one line for people.
+
+    `hosts` maps a host's name to the number of workers that stand there; `seconds` is the time from the
+    executor's making until all stood, None before; `not_used` lists `(launcher, reason)` in the order in which
+    they were tried; `ever_started` counts all worker processes that this pool ever forked.
+    """
+
+    launcher: str
+    hosts: dict[str, int]
+    workers: int
+    wanted: int
+    seconds: float | None
+    not_used: list[tuple[str, str]]
+    ever_started: int
+
+    def __str__(self) -> str:
+        where = ", ".join(f"{count} on {host}" for host, count in self.hosts.items()) or "none yet"
+        took = "" if self.seconds is None else f" after {self.seconds:.2f} s"
+        why = "".join(f"; not {name}: {reason}" for name, reason in self.not_used)
+        missing = "" if self.workers >= self.wanted else f" (of {self.wanted})"
+        return f"launcher {self.launcher or 'not chosen yet'}; workers: {where}{missing}{took}{why}"

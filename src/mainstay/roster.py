@@ -1,0 +1,243 @@
+"""Who stands: the agents, their workers, and what is known of each.
+
+a guest's first frame ─┬─ AGENT_HELLO ──▶ gets SETUP and one FORK for each of its workers
+                       └─ WORKER_HELLO ─▶ its frames go to the pool
+an agent's FORKED, OUTPUT, ENDED; ends of files ──▶ joined, left, replaced
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import socket
+import sys
+import time
+from typing import Any, Protocol
+
+from mainstay import scheduler
+from mainstay.errors import InitializerFailed
+from mainstay.launches import GRACE, Launches, Log
+from mainstay.outcomes import End, rebuild_error
+from mainstay.report import WorkerInfo
+from mainstay.wire.connection import Connection
+from mainstay.wire.frames import Frame, Kind, encode
+from mainstay.wire.payload import load
+from mainstay.wire.poller import Poller
+
+MOST_STILLBORN = 3  # workers of one agent that end, one after another, before they say hello
+
+
+class AgentState:
+    """An agent as the client sees it."""
+
+    def __init__(self, connection: Connection, host: str, namespace: str) -> None:
+        self.connection, self.host, self.namespace = connection, host, namespace
+        self.workers: dict[int, WorkerState] = {}
+        self.stillborn = 0
+
+
+class WorkerState:
+    """A worker as the client sees it."""
+
+    def __init__(self, number: int, agent: AgentState) -> None:
+        self.number, self.agent, self.host = number, agent, agent.host
+        self.connection: Connection | None = None
+        self.pid = 0
+        self.known: set[int] = set()  # numbers of the functions that it has
+
+    def info(self, scheduled: scheduler.Worker | None) -> WorkerInfo:
+        state = "starting" if scheduled is None else "busy" if scheduled.hand else "idle"
+        rank = list(self.agent.workers).index(self.number)
+        return WorkerInfo(self.number, self.host, self.pid, self.agent.namespace, rank, state)
+
+
+class Pool(Protocol):
+    """What the roster reports to."""
+
+    def worker_joined(self, worker: WorkerState) -> None: ...
+    def worker_spoke(self, worker: WorkerState, frames: list[Frame]) -> None: ...
+    def worker_left(self, worker: WorkerState, end: End) -> None: ...
+    def break_down(self, error: BaseException) -> None: ...
+
+
+class Roster:
+    """Keeps `size` workers standing on the agents that came.
+
+    Args:
+        pool: is told of workers that join, speak and leave.
+        control, data: the pollers that watch the agents' and the workers' connections.
+        setup: what every agent is told before it forks.
+    """
+
+    def __init__(
+        self, pool: Pool, control: Poller, data: Poller, launches: Launches, size: int, setup: dict[str, Any], log: Log
+    ) -> None:
+        self._pool, self._control, self._data, self._launches, self._log = pool, control, data, launches, log
+        self.size, self._setup = size, pickle.dumps(setup)
+        self.agents: list[AgentState] = []
+        self.workers: dict[int, WorkerState] = {}
+        self._leaving: dict[int, float] = {}  # closed, and waiting until then for the agent's word on why
+        self._numbers = 0
+        self.ever_started = 0
+        self.closing = False
+
+    def admit(self, sock: socket.socket) -> None:
+        """A peer has proved the key; its first frame says what it is."""
+        connection = Connection(sock, self._control)
+        connection.on_frames = lambda frames: self._on_hello(connection, frames)
+        connection.on_end = connection.close
+
+    def _on_hello(self, connection: Connection, frames: list[Frame]) -> None:
+        first, *others = frames
+        if first.kind == Kind.AGENT_HELLO:
+            self._agent_came(connection, load(first.body))
+        elif first.kind in (Kind.WORKER_HELLO, Kind.INITIALIZER_FAILED) and first.number in self.workers:
+            self._worker_came(connection, self.workers[first.number], first)
+        else:
+            connection.close()  # of a launch or a worker that was given up
+            return
+        if others:
+            connection.on_frames(others)
+
+    # -- agents
+
+    def _agent_came(self, connection: Connection, hello: dict[str, Any]) -> None:
+        attempt = self._launches.current
+        if attempt is None or hello["launch"] != attempt.number:
+            connection.close()
+            return
+        agent = AgentState(connection, hello["host"], f"{attempt.launcher.name}-{attempt.number}")
+        connection.on_frames = lambda frames: self._on_agent(agent, frames)
+        connection.on_end = lambda: self._agent_gone(agent)
+        self.agents.append(agent)
+        connection.send(encode(Kind.SETUP, self._setup))
+        for _ in range(self._share(hello.get("slots"), attempt.nodes, attempt.launcher.most_workers)):
+            self._fork(agent)
+
+    def _share(self, slots: int | None, nodes: int, most: int | None) -> int:
+        """Return how many of the pool's workers the agent that came last gets."""
+        size = self.size if most is None else min(self.size, most)
+        if slots is not None:
+            return min(slots, size - len(self.workers))
+        each, more = divmod(size, nodes)
+        return each + (len(self.agents) <= more)
+
+    def _fork(self, agent: AgentState) -> None:
+        self._numbers += 1
+        agent.workers[self._numbers] = self.workers[self._numbers] = WorkerState(self._numbers, agent)
+        agent.connection.send(encode(Kind.FORK, number=self._numbers))
+
+    def _on_agent(self, agent: AgentState, frames: list[Frame]) -> None:
+        for frame in frames:
+            if frame.kind == Kind.FORKED:
+                self.ever_started += 1
+            elif frame.kind == Kind.OUTPUT:
+                show_output(f"{agent.host}/{frame.number}", frame)
+            elif frame.kind == Kind.ENDED and frame.number in agent.workers:
+                self._on_ended(agent.workers[frame.number], End(**load(frame.body)))
+
+    def _on_ended(self, worker: WorkerState, end: End) -> None:
+        if worker.connection is not None and not worker.connection.closed:
+            rest = worker.connection.receive_rest()
+            if rest:
+                self._pool.worker_spoke(worker, rest)
+        self._worker_gone(worker, end)
+
+    def _agent_gone(self, agent: AgentState) -> None:
+        self.dismiss([agent])
+        if self._launches.current is not None and not self.closing:
+            self._log(logging.WARNING, f"the agent on {agent.host} is gone; its tasks run again elsewhere")
+            if not self.agents:
+                self._launches.lost_all(time.monotonic())
+
+    def dismiss(self, agents: list[AgentState]) -> None:
+        """Forget these agents; their workers' tasks go elsewhere."""
+        for agent in agents:
+            self.agents.remove(agent)
+            agent.connection.close()
+        for agent in agents:
+            for worker in list(agent.workers.values()):
+                self._worker_gone(worker, End())
+
+    # -- workers
+
+    def _worker_came(self, connection: Connection, worker: WorkerState, hello: Frame) -> None:
+        if hello.kind == Kind.INITIALIZER_FAILED:
+            error = InitializerFailed("the initializer raised on a worker; its exception is the cause")
+            error.__cause__ = rebuild_error(hello.body, worker.host, str(worker.number))
+            connection.close()
+            self._pool.break_down(error)
+            return
+        worker.connection, worker.pid, worker.agent.stillborn = connection, load(hello.body)["pid"], 0
+        connection.move(self._data)
+        connection.on_frames = lambda frames: self._pool.worker_spoke(worker, frames)
+        connection.on_end = lambda: self._on_worker_end(worker)
+        self._launches.stands()
+        self._pool.worker_joined(worker)
+
+    def _on_worker_end(self, worker: WorkerState) -> None:
+        """Its socket is closed. Why, the agent tells; make sure that it has a reason to."""
+        self._leaving[worker.number] = time.monotonic() + GRACE
+        self.tell(worker.number, Kind.KILL)
+
+    def _worker_gone(self, worker: WorkerState, end: End) -> None:
+        if self.workers.pop(worker.number, None) is None:
+            return
+        self._leaving.pop(worker.number, None)
+        agent = worker.agent
+        del agent.workers[worker.number]
+        if worker.connection is not None:
+            worker.connection.close()
+        self._pool.worker_left(worker, end)
+        if agent in self.agents and not self.closing:
+            self._replace(worker, end)
+
+    def _replace(self, worker: WorkerState, end: End) -> None:
+        agent = worker.agent
+        if worker.pid == 0:
+            agent.stillborn += 1
+        if agent.stillborn >= MOST_STILLBORN:
+            words = f"; the last said: {end.stderr}" if end.stderr else ""
+            self._launches.fail(f"workers on {agent.host} end as they start ({end}){words}")
+        else:
+            self._fork(agent)
+
+    def tell(self, number: int, kind: int) -> None:
+        """Tell the agent of that worker to do something to it."""
+        worker = self.workers.get(number)
+        if worker is not None:
+            worker.agent.connection.send(encode(kind, number=number))
+
+    # -- time
+
+    def next_deadline(self) -> float | None:
+        return next(iter(self._leaving.values()), None)  # the oldest is the first
+
+    def tick(self, now: float) -> None:
+        for number, deadline in list(self._leaving.items()):
+            if deadline <= now and number in self.workers:
+                self._worker_gone(self.workers[number], End())
+
+    def stop(self, patience: float) -> None:
+        """Close the workers' connections, which ends them; agents kill what still runs after `patience` seconds."""
+        self.closing = True
+        for worker in list(self.workers.values()):
+            if worker.connection is not None:
+                worker.connection.close()
+        for agent in self.agents:
+            agent.connection.send(encode(Kind.STOP, number=int(patience * 1000)))
+
+    def close(self) -> None:
+        for agent in self.agents:
+            agent.connection.close()
+
+
+def show_output(name: str, frame: Frame) -> None:
+    """Print what a worker wrote, with its host and number in front of each line."""
+    stream = sys.stderr if frame.attempt else sys.stdout
+    text = bytes(frame.body).decode(errors="replace")
+    try:
+        stream.write("".join(f"[{name}] {line}\n" for line in text.split("\n")))
+        stream.flush()
+    except (OSError, ValueError, AttributeError):
+        pass  # the terminal is gone: the work goes on
