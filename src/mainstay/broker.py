@@ -117,6 +117,7 @@ class Broker:
         self._burst = 0
         self._leased_until = now() + LEASE
         self._data.turn()
+        self._act(self.scheduler.top_up(now()))
         self._set_alarm()
         return self._take_outcomes()
 

@@ -132,7 +132,11 @@ class Scheduler:
     def submit(self, task: Task, now: float) -> list[Action]:
         task.solo = task.solo or task.worker_retries == 0 or task.timeout is not None
         self._queue(task.priority).append(task)
-        return self._dispatch(now) if self._idle or self._roomy else []
+        return self._dispatch(now) if self._idle else []
+
+    def top_up(self, now: float) -> list[Action]:
+        """Let busy workers with room in hand have more; `submit` leaves that, so that calls travel together."""
+        return self._dispatch(now) if self._roomy else []
 
     def joined(self, worker_id: int, now: float) -> list[Action]:
         worker = self.workers[worker_id] = Worker(worker_id, since=now)

@@ -124,13 +124,14 @@ class Worker:
 
     def _poll(self, buffer: memoryview) -> int:
         """Look for bytes without sleeping, for `SPIN` seconds; -1 if none came."""
-        receive, end = self._sock.recv_into, perf_counter() + SPIN
+        receive, give_way, end = self._sock.recv_into, os.sched_yield, perf_counter() + SPIN
         while True:
             try:
                 return receive(buffer, 0, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 if perf_counter() > end:
                     return -1
+                give_way()  # to the client, where there are fewer cores than processes
 
     def _read_what_is_there(self) -> None:
         while True:

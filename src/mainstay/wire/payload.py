@@ -22,7 +22,7 @@ class Payload(NamedTuple):
     """A pickle and its out-of-band buffers (views of the caller's own arrays: not copied)."""
 
     body: bytes
-    buffers: list[memoryview]
+    buffers: list[memoryview] | tuple[()]
 
     @property
     def size(self) -> int:
@@ -39,7 +39,7 @@ def dump(obj: object) -> Payload:
         return _dump_by_value(obj)
     if _MAIN in body or _values_are_registered():
         return _dump_by_value(obj)
-    return Payload(body, [buffer.raw() for buffer in buffers] if buffers else [])
+    return Payload(body, [buffer.raw() for buffer in buffers] if buffers else ())
 
 
 def load(body: Bytes, buffers: list[bytearray] | tuple[()] = ()) -> Any:
