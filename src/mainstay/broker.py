@@ -49,7 +49,9 @@ now = time.monotonic
 class Broker:
     """Everything between the executor and the sockets."""
 
-    def __init__(self, chain: list[Launcher], size: int, setup: dict[str, Any], start_timeout: float, log: Log) -> None:
+    def __init__(
+        self, chain: list[Launcher], wanted: int | None, setup: dict[str, Any], start_timeout: float, log: Log
+    ) -> None:
         self.lock = GuardedLock()
         self.changed = threading.Condition(self.lock)  # type: ignore[arg-type]
         self.scheduler = Scheduler()
@@ -70,7 +72,7 @@ class Broker:
         self.launches = Launches(chain, start_timeout, lambda n: self._invitation(key, n), self.call_soon, log)
         self.launches.on_lost = lambda: self.roster.dismiss(list(self.roster.agents))
         self.launches.on_exhausted = self.break_down
-        self.roster = Roster(self, self._control, self._data, self.launches, size, setup, log)
+        self.roster = Roster(self, self._control, self._data, self.launches, wanted, setup, log)
         self._thread = threading.Thread(target=self._run, name="mainstay-broker", daemon=True)
 
     def _make_pollers(self) -> None:
@@ -156,23 +158,31 @@ class Broker:
         name = "" if current is None else current.launcher.name
         reasons, ever = list(self.launches.reasons), self.roster.ever_started
         standing = len(self.scheduler.workers)
-        return Description(name, hosts, standing, self.roster.size, self.started_after, reasons, ever)
+        wanted = self.roster.wanted or len(self.roster.workers)
+        return Description(name, hosts, standing, wanted, self.started_after, reasons, ever)
 
     def workers(self) -> list[WorkerInfo]:
         """Return every worker and what it does; the lock must be held."""
         return [worker.info(self.scheduler.workers.get(worker.number)) for worker in self.roster.workers.values()]
 
-    def wait_ready(self, wanted: int, timeout: float | None) -> Description:
-        """Wait until as many workers stand."""
+    def wait_ready(self, wanted: int | None, timeout: float | None) -> Description:
+        """Wait until as many workers stand (None: all that will)."""
         with self.changed:
-            self.changed.wait_for(lambda: self.broken or self._over or len(self.scheduler.workers) >= wanted, timeout)
+            self.changed.wait_for(lambda: self._is_settled(wanted), timeout)
             if self.broken is not None:
                 raise self.broken
             description = self.describe()
-        if description.workers < wanted:
-            when = "at shutdown" if self._over else f"after {timeout:g} s"
-            raise TimeoutError(f"{description.workers} of {wanted} workers stand {when}: {description}")
+            complete = self.roster.is_complete()
+        if description.workers < (wanted or 1) or not (wanted or complete):
+            when = "at shutdown" if self._over else "and no more will come" if complete else f"after {timeout:g} s"
+            raise TimeoutError(f"{description.workers} of {wanted or 'all'} workers stand {when}: {description}")
         return description
+
+    def _is_settled(self, wanted: int | None) -> bool:
+        """Whether as many workers stand, or waiting for more is in vain."""
+        if self.broken is not None or self._over or self.roster.is_complete():
+            return True
+        return wanted is not None and len(self.scheduler.workers) >= wanted
 
     def hand_over(self, call: Callable[[], None]) -> bool:
         """Run `call` in the broker's thread, without the lock; False if this is that thread, or if it has ended."""
@@ -364,7 +374,7 @@ class Broker:
     def worker_joined(self, worker: WorkerState) -> None:
         self._act(self.scheduler.joined(worker.number, now()))
         self.changed.notify_all()
-        if self.started_after is None and len(self.scheduler.workers) >= self.roster.size:
+        if self.started_after is None and self.roster.is_complete():
             self.started_after = now() - self._begun
             self._log(logging.INFO, str(self.describe()))
 

@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from mainstay import interrupts, lifetime, mapping
+from mainstay import interrupts, lifetime, mapping, world
 from mainstay.broker import Broker
 from mainstay.futures import Future
 from mainstay.launch import Launcher, chain
@@ -30,7 +30,8 @@ class Executor(concurrent.futures.Executor):
     """Workers that stay, behind the standard interface.
 
     Args:
-        max_workers: how many workers (int > 0); None: as many as this process may use cores.
+        max_workers: how many workers (int > 0), but never more than there are slots in a world or an allocation;
+            None: one for each slot, or else for each core of each host.
         launcher: "auto", a launcher's name, a list of them to try in order, or a `Launcher`.
         initializer: called with `*initargs` in each worker before its first task.
         start_timeout: seconds in which a launcher must bring a worker before the next is tried.
@@ -60,6 +61,9 @@ class Executor(concurrent.futures.Executor):
             raise ValueError(f"max_workers must be greater than 0; given: {max_workers}")
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be a callable; given: {initializer!r}")
+        launchers = chain(launcher)
+        if any(candidate.name == "world" for candidate in launchers):
+            _serve_in_world(start_timeout)
         self._max_workers = max_workers or len(os.sched_getaffinity(0))
         self._options = Options().changed({"retries": retries, "worker_retries": worker_retries})
         self._functions = FunctionTable()
@@ -76,7 +80,7 @@ class Executor(concurrent.futures.Executor):
             body, buffers = dump((initializer, initargs))
             setup["initializer"] = (body, [bytearray(buffer) for buffer in buffers])
         interrupts.install()
-        self._broker = Broker(chain(launcher), self._max_workers, setup, start_timeout, _logger(log))
+        self._broker = Broker(launchers, max_workers, setup, start_timeout, _logger(log))
         self._finalizer = weakref.finalize(self, self._broker.close)
         self._finalizer.atexit = False
         lifetime.add(self._broker)
@@ -151,7 +155,8 @@ class Executor(concurrent.futures.Executor):
         if options.timeout is not None or options.retries:
             chunksize = chunksize or 1  # these hold for an item, not for a chunk
         self._functions.lookup(fn)  # what cannot be pickled is told now
-        chunks = mapping.Chunks(submit, fn, mapping.columns(iterables), self._max_workers, chunksize)
+        workers = max(self._max_workers, len(self._broker.roster.workers))
+        chunks = mapping.Chunks(submit, fn, mapping.columns(iterables), workers, chunksize)
         return chunks.results(deadline)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -186,10 +191,9 @@ class Executor(concurrent.futures.Executor):
         Returns `describe()`. Raises `LaunchError` when no launcher brings workers, `TimeoutError` when fewer
         than `n` stand in time, `ValueError` for an `n` that the pool will never have.
         """
-        wanted = self._max_workers if n is None else n
-        if not 0 < wanted <= self._max_workers:
-            raise ValueError(f"n must be from 1 to max_workers={self._max_workers}; given: {n}")
-        return self._broker.wait_ready(wanted, timeout)
+        if n is not None and not 0 < n <= (self._broker.roster.wanted or n):
+            raise ValueError(f"n must be from 1 to max_workers={self._broker.roster.wanted}; given: {n}")
+        return self._broker.wait_ready(n, timeout)
 
 
 class View(concurrent.futures.Executor):
@@ -219,6 +223,14 @@ class View(concurrent.futures.Executor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Do nothing: the pool is shut down by its own executor."""
+
+
+def _serve_in_world(limit: float) -> None:
+    """On the ranks of a world other than 0: wait for rank 0's program to end, and exit."""
+    here = world.place()
+    if here is not None and here.rank > 0:
+        world.attend(here, limit)
+        world.leave()
 
 
 def _logger(log: Callable[[str], object] | None) -> Log:

@@ -61,7 +61,7 @@ class Pool(Protocol):
 
 
 class Roster:
-    """Keeps `size` workers standing on the agents that came.
+    """Keeps `wanted` workers standing on the agents that came (None: one per core).
 
     Args:
         pool: is told of workers that join, speak and leave.
@@ -70,14 +70,22 @@ class Roster:
     """
 
     def __init__(
-        self, pool: Pool, control: Poller, data: Poller, launches: Launches, size: int, setup: dict[str, Any], log: Log
+        self,
+        pool: Pool,
+        control: Poller,
+        data: Poller,
+        launches: Launches,
+        wanted: int | None,
+        setup: dict[str, Any],
+        log: Log,
     ) -> None:
         self._pool, self._control, self._data, self._launches, self._log = pool, control, data, launches, log
-        self.size, self._setup = size, pickle.dumps(setup)
+        self.wanted, self._setup = wanted, pickle.dumps(setup)
         self.agents: list[AgentState] = []
         self.workers: dict[int, WorkerState] = {}
         self._leaving: dict[int, float] = {}  # closed, and waiting until then for the agent's word on why
         self._numbers = 0
+        self._complete = False
         self.ever_started = 0
         self.closing = False
 
@@ -111,16 +119,22 @@ class Roster:
         connection.on_end = lambda: self._agent_gone(agent)
         self.agents.append(agent)
         connection.send(encode(Kind.SETUP, self._setup))
-        for _ in range(self._share(hello.get("slots"), attempt.nodes, attempt.launcher.most_workers)):
+        for _ in range(self._share(hello["slots"], hello["cores"], attempt.nodes)):
             self._fork(agent)
+        self._complete = len(self.agents) >= attempt.nodes
 
-    def _share(self, slots: int | None, nodes: int, most: int | None) -> int:
+    def _share(self, slots: int | None, cores: int, nodes: int) -> int:
         """Return how many of the pool's workers the agent that came last gets."""
-        size = self.size if most is None else min(self.size, most)
+        if self.wanted is None:
+            return slots or cores
         if slots is not None:
-            return min(slots, size - len(self.workers))
-        each, more = divmod(size, nodes)
+            return min(slots, self.wanted - len(self.workers))
+        each, more = divmod(self.wanted, nodes)
         return each + (len(self.agents) <= more)
+
+    def is_complete(self) -> bool:
+        """Whether every agent has come, and every worker that it was to fork."""
+        return self._complete and all(worker.pid for worker in self.workers.values())
 
     def _fork(self, agent: AgentState) -> None:
         self._numbers += 1
@@ -152,6 +166,7 @@ class Roster:
 
     def dismiss(self, agents: list[AgentState]) -> None:
         """Forget these agents; their workers' tasks go elsewhere."""
+        self._complete = False
         for agent in agents:
             self.agents.remove(agent)
             agent.connection.close()

@@ -47,7 +47,7 @@ class Threads:
     def _serve(self) -> None:
         try:
             control = self._control = dial(self._addresses, self._key)
-            hello = {"host": self._host, "pid": os.getpid(), "cpus": 1, "launch": self._launch}
+            hello = {"host": self._host, "pid": os.getpid(), "cores": 1, "slots": 1, "launch": self._launch}
             send_all(control, encode(Kind.AGENT_HELLO, pickle.dumps(hello)))
             reader = FrameReader()
             while count := control.recv_into(reader.get_buffer()):

@@ -72,7 +72,7 @@ class Child:
 class Agent:
     """Serves one pool on one node."""
 
-    def __init__(self, addresses: list[Address], key: bytes, launch: int) -> None:
+    def __init__(self, addresses: list[Address], key: bytes, launch: int, slots: int | None = None) -> None:
         self._addresses, self._key = addresses, key
         self._sock = dial(addresses, key)
         self._host = socket.gethostname()
@@ -85,7 +85,8 @@ class Agent:
         self._paused = False
         self._beat = monotonic() + HEARTBEAT
         self._end_at: float | None = None  # set when the client said stop
-        hello = {"host": self._host, "pid": os.getpid(), "cpus": len(os.sched_getaffinity(0)), "launch": launch}
+        cores = len(os.sched_getaffinity(0))
+        hello = {"host": self._host, "pid": os.getpid(), "cores": cores, "slots": slots, "launch": launch}
         self._sock.sendall(b"".join(encode(Kind.AGENT_HELLO, pickle.dumps(hello))))
 
     def run(self) -> None:

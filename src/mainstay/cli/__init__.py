@@ -1,0 +1,33 @@
+"""The command line: `mainstay <command>`. One parser; a file per command, which describes and runs it."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+COMMANDS = ("run", "demo")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    root = argparse.ArgumentParser(prog="mainstay", description="MPI workers that stay.")
+    commands = root.add_subparsers(dest="command", required=True, metavar="command")
+    for name in COMMANDS:
+        module = importlib.import_module(f"mainstay.cli.{name}")
+        command = commands.add_parser(name, help=module.HELP, description=module.HELP)
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    return root
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return its exit code."""
+    given = parser().parse_args(arguments)
+    code: int = given.run(given)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

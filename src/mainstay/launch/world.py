@@ -1,0 +1,59 @@
+"""`world`: the MPI world that the program was started in (`mpiexec -n 4 python job.py`); rank 0 is the client.
+
+One agent on rank 0's host forks a worker for each slot there. The ranks themselves sleep (see `mainstay.world`).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from mainstay import world
+from mainstay.launch import Invitation
+from mainstay.launch.process import Process
+
+
+class World:
+    """Uses the slots of the world that already stands."""
+
+    name = "world"
+
+    @property
+    def most_workers(self) -> int | None:
+        here = world.place()
+        return None if here is None else here.local_size
+
+    def why_not(self) -> str | None:
+        here = world.place()
+        if here is None:
+            return "not started by mpiexec with several ranks"
+        if here.rank != 0:
+            return f"this is rank {here.rank}; only rank 0 of a world holds the pool"
+        if not here.is_on_one_host:
+            return (
+                f"the world of {here.size} ranks spans several hosts, and only {here.local_size} are on this one;"
+                " start the program once, without mpiexec, and give the hosts to launcher=MpiExec(hosts=…)"
+            )
+        return None
+
+    def start(self, invitation: Invitation) -> Process:
+        here = world.place()
+        assert here is not None
+        world.open_gate(here)
+        cores = set().union(*(_cores_of(pid) for _, pid in world.local_ranks(here)))
+        environment = {
+            "MAINSTAY_SLOTS": str(here.local_size),
+            "MAINSTAY_CORES": ",".join(map(str, sorted(cores))),
+        }
+        return Process([sys.executable, "-m", "mainstay.node"], invitation.environment() | environment)
+
+
+def _cores_of(pid: int) -> set[int]:
+    """Return the cores that a rank was bound to: together they are what the workers may use."""
+    try:
+        return os.sched_getaffinity(pid)
+    except OSError:
+        return set()
+
+
+LAUNCHER = World()

@@ -1,0 +1,162 @@
+"""The MPI world that this program was started in, if any: who is rank 0, and how the other ranks wait for it.
+
+    mpiexec -n 4 python job.py
+
+    rank 0      ──▶ goes on as the client; its workers take all the slots of the world
+    ranks 1…3   ──▶ sleep at rank 0's gate inside `Executor()`, and exit when rank 0's program ends
+
+The gate is an abstract Unix socket whose name both sides can tell from what the process manager says of the job.
+MPI itself is not initialised for this, so it works with any MPI, with several, and without mpi4py.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import socket
+import struct
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+START_GAP = 5.0  # seconds by which the ranks of one host may be started apart
+LOOK_AGAIN = 0.2  # seconds between two looks for rank 0's gate
+
+
+class Place(NamedTuple):
+    """This process in its world: rank and size, the same within this host, and what names the job."""
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    job: str
+
+    @property
+    def is_on_one_host(self) -> bool:
+        return self.local_size == self.size
+
+
+def place(environ: Mapping[str, str] = os.environ, parent: int | None = None) -> Place | None:
+    """Return the place that the process manager gave this process; None outside of MPI, or alone in it."""
+    parent = os.getppid() if parent is None else parent
+    for names, job in (
+        (("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
+         environ.get("PMIX_NAMESPACE", f"ompi-{parent}")),
+        (("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"), f"hydra-{parent}"),
+    ):  # fmt: skip
+        try:
+            rank, size, local_rank, local_size = (int(environ[name]) for name in names)
+        except (KeyError, ValueError):
+            continue
+        return Place(rank, size, local_rank, local_size, job) if size > 1 else None
+    return None
+
+
+def local_ranks(here: Place) -> Iterator[tuple[int, int]]:
+    """Yield `(rank, pid)` of this job's processes on this host, as their environments tell."""
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                found = _place_of(int(entry))
+            except (OSError, ValueError):
+                continue  # ended meanwhile, or another user's
+            if found is not None and found.job == here.job:
+                yield found.rank, int(entry)
+
+
+def _place_of(pid: int) -> Place | None:
+    with open(f"/proc/{pid}/environ", "rb") as file:
+        words = file.read().decode(errors="replace").split("\0")
+    with open(f"/proc/{pid}/stat") as file:
+        parent = int(file.read().rpartition(")")[2].split()[1])
+    return place(dict(word.partition("=")[::2] for word in words), parent)
+
+
+class Gate:
+    """Where rank 0 keeps the other ranks of its host waiting: while it is open, they sleep."""
+
+    def __init__(self, here: Place) -> None:
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(_gate_name(here))
+        self._listener.listen(here.local_size)
+        self._guests: list[socket.socket] = []
+        threading.Thread(target=self._welcome, name="mainstay-gate", daemon=True).start()
+        os.register_at_fork(after_in_child=self.close)  # a child must not keep the guests waiting
+
+    def _welcome(self) -> None:
+        while True:
+            try:
+                guest, _ = self._listener.accept()
+            except OSError:
+                return
+            self._guests.append(guest)
+
+    def close(self) -> None:
+        self._listener.close()
+        for guest in self._guests:
+            guest.close()
+
+
+_gate: Gate | None = None
+
+
+def open_gate(here: Place) -> None:
+    """On rank 0: let the other ranks of this host wait for the end of this program. Raises `OSError`."""
+    global _gate
+    if _gate is None:
+        _gate = Gate(here)
+        atexit.register(_gate.close)  # before MPI is finalized, in which all ranks take part
+
+
+def attend(here: Place, limit: float) -> None:
+    """On every other rank: sleep until rank 0's program has ended.
+
+    `limit` is the time in seconds within which rank 0's process must have been seen; a rank 0 that ends
+    without an executor ends the wait too.
+    """
+    limit = min(limit, START_GAP) if here.is_on_one_host else limit
+    deadline = time.monotonic() + limit
+    while not _wait_at_gate(here):
+        if any(rank == 0 for rank, _ in local_ranks(here)):
+            deadline = time.monotonic() + limit
+        elif time.monotonic() > deadline:
+            return
+        time.sleep(LOOK_AGAIN)
+
+
+def _wait_at_gate(here: Place) -> bool:
+    """Sleep at the gate until it closes; False if there is none (yet), or if it is not ours."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        try:
+            sock.connect(_gate_name(here))
+        except OSError:
+            return False
+        if _uid_of_peer(sock) != os.getuid():
+            return False
+        try:
+            sock.recv(1)
+        except OSError:
+            pass  # rank 0 was killed
+    return True
+
+
+def leave() -> None:
+    """End this rank without a word, since its part is done: exit code 0."""
+    if threading.current_thread() is threading.main_thread():
+        sys.exit(0)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _gate_name(here: Place) -> str:
+    return f"\0mainstay-world-{os.getuid()}-{here.job}"
+
+
+def _uid_of_peer(sock: socket.socket) -> int:
+    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    _, uid, _ = struct.unpack("3i", credentials)
+    return int(uid)
