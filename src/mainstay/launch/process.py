@@ -1,22 +1,38 @@
-"""A launcher's program as a subprocess in a session of its own, so that Ctrl-C does not reach it."""
+"""A launcher's program as a subprocess in a session of its own, so that Ctrl-C does not reach it.
+
+A program that does not notice by itself when the client dies is tethered: the kernel then sends it SIGTERM, on
+which `mpiexec` and `srun` end their processes on every host.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
 import subprocess
+import sys
 from collections import deque
+from collections.abc import Callable
 
 LAST_LINES = 20
 # What a process manager tells its ranks. A launcher that is started by a rank must not take itself for that rank.
 RANK_VARIABLES = ("PMI_", "PMIX_", "PMI2_", "OMPI_COMM_WORLD_", "PRTE_LAUNCHED", "MPI_LOCAL", "HYDI_", "HYDRA_PROXY")
 
+# Becomes the program, after it has asked the kernel for SIGTERM at its parent's death (PR_SET_PDEATHSIG is 1).
+TETHER = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 15)
+if os.getppid() == int(sys.argv[1]):
+    os.execv(sys.argv[2], sys.argv[2:])
+"""
+
 
 class Process:
     """A running program; what it prints is kept for the reason why it ended."""
 
-    def __init__(self, argv: list[str], environment: dict[str, str], nodes: int = 1) -> None:
+    def __init__(self, argv: list[str], environment: dict[str, str], nodes: int = 1, *, tethered: bool = False) -> None:
         self.nodes = nodes
+        if tethered:
+            argv = [sys.executable, "-S", "-E", "-c", TETHER, str(os.getpid()), *argv]
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(RANK_VARIABLES)}
         self._process = subprocess.Popen(  # noqa: S603  argv is ours
             argv,
@@ -37,9 +53,35 @@ class Process:
         return f"{ended}; it printed: {text}" if text else ended
 
     def end(self) -> None:
-        """Kill the program with its whole session."""
+        """Kill the program with its session, and whatever it started that has left the session."""
         if self._process.poll() is None:
-            try:
-                os.killpg(self._process.pid, signal.SIGKILL)
-            except OSError:
-                pass
+            strays = descendants(self._process.pid)
+            kill(os.killpg, self._process.pid)
+            for pid in strays:
+                kill(os.kill, pid)
+
+
+def kill(how: Callable[[int, int], None], pid: int) -> None:
+    try:
+        how(pid, signal.SIGKILL)
+    except OSError:
+        pass  # it has ended
+
+
+def descendants(ancestor: int) -> set[int]:
+    """Return the ids of all processes that this one started, and those that they started."""
+    children: dict[int, list[int]] = {}
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{entry}/stat") as file:
+                parent = int(file.read().rpartition(")")[2].split()[1])
+        except OSError:
+            continue  # it has ended
+        children.setdefault(parent, []).append(int(entry))
+    found: set[int] = set()
+    to_do = [ancestor]
+    while to_do:
+        new = children.get(to_do.pop(), [])
+        found.update(new)
+        to_do += new
+    return found
