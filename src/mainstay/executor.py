@@ -155,8 +155,7 @@ class Executor(concurrent.futures.Executor):
         if options.timeout is not None or options.retries:
             chunksize = chunksize or 1  # these hold for an item, not for a chunk
         self._functions.lookup(fn)  # what cannot be pickled is told now
-        workers = max(self._max_workers, len(self._broker.roster.workers))
-        chunks = mapping.Chunks(submit, fn, mapping.columns(iterables), workers, chunksize)
+        chunks = mapping.Chunks(submit, fn, mapping.columns(iterables), self.size, chunksize)
         return chunks.results(deadline)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -173,6 +172,16 @@ class Executor(concurrent.futures.Executor):
             self._closed = True
             self._broker.close(abort=True)
         self.shutdown()
+
+    @property
+    def size(self) -> int:
+        """How many workers the pool has or, before any stands, expects."""
+        return len(self._broker.roster.workers) or self._max_workers
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether the pool can run nothing more: no launcher works, or the initializer failed."""
+        return self._broker.broken is not None
 
     @property
     def workers(self) -> list[WorkerInfo]:

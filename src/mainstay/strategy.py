@@ -1,11 +1,11 @@
 """A pool behind the execution-strategy interface that calibration frameworks such as SYMFLUENCE call.
 
-    strategy.startup() ─▶ execute(tasks, worker_func, max_workers) ─▶ … ─▶ shutdown()
+strategy.startup() ─▶ execute(tasks, worker_func, max_workers) ─▶ … ─▶ shutdown()
 """
 
 from __future__ import annotations
 
-import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from typing import Any
@@ -56,7 +56,10 @@ class PersistentStrategy:
         if not tasks:
             return []
         executor = self._standing(max_workers)
-        futures = [executor.submit(worker_func, task) for task in tasks]
+        submit: Callable[..., Future[Any]] = executor.submit
+        if max_workers is not None and max_workers < executor.size:
+            submit = _bounded(submit, max_workers)
+        futures = [submit(worker_func, task) for task in tasks]
         return [_result(future, task) for future, task in zip(futures, tasks, strict=True)]
 
     def shutdown(self) -> None:
@@ -67,9 +70,8 @@ class PersistentStrategy:
 
     def _standing(self, wanted: int | None) -> Executor:
         """Return a pool of at least the size that is wanted, started once for all calls."""
-        if self._executor is not None and self._executor.is_broken:
-            self.shutdown()
-        if self._executor is not None and wanted is not None and self._size is not None and wanted > self._size:
+        too_small = self._size is not None and wanted is not None and wanted > self._size
+        if self._executor is not None and (self._executor.is_broken or too_small):
             self.shutdown()
         self.startup(wanted)
         assert self._executor is not None
@@ -83,6 +85,19 @@ class PersistentStrategy:
         self.shutdown()
 
 
+def _bounded(submit: Callable[..., Future[Any]], most: int) -> Callable[..., Future[Any]]:
+    """Return a `submit` that waits while `most` of its calls are under way."""
+    free = threading.Semaphore(most)
+
+    def submit_when_free(*call: Any) -> Future[Any]:
+        free.acquire()
+        future = submit(*call)
+        future.add_done_callback(lambda _: free.release())
+        return future
+
+    return submit_when_free
+
+
 def _result(future: Future[Any], task: TaskDict) -> Any:
     try:
         return future.result()
@@ -90,4 +105,9 @@ def _result(future: Future[Any], task: TaskDict) -> Any:
         raise
     except (Exception, CancelledError) as error:
         identity = task.get("individual_id") if isinstance(task, Mapping) else None
-        return {"individual_id": identity, "score": None, "error": f"{type(error).__name__}: {error}", "exception": error}
+        return {
+            "individual_id": identity,
+            "score": None,
+            "error": f"{type(error).__name__}: {error}",
+            "exception": error,
+        }
