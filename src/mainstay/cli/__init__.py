@@ -16,15 +16,19 @@ def parser() -> argparse.ArgumentParser:
     commands = root.add_subparsers(dest="command", required=True, metavar="command")
     for name in COMMANDS:
         module = importlib.import_module(f"mainstay.cli.{name}")
-        command = commands.add_parser(name, help=module.HELP, description=module.HELP)
+        passes_on = getattr(module, "PASSES_ON", False)  # what it does not know, --help too, is for the program it runs
+        command = commands.add_parser(name, help=module.HELP, description=module.HELP, add_help=not passes_on)
         module.add_arguments(command)
-        command.set_defaults(run=module.run)
+        command.set_defaults(run=module.run, passes_on=passes_on)
     return root
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return its exit code."""
-    given = parser().parse_args(arguments)
+    given, others = parser().parse_known_args(arguments)
+    if others and not given.passes_on:
+        parser().error(f"unrecognized arguments: {' '.join(others)}")
+    given.others = others
     code: int = given.run(given)
     return code
 

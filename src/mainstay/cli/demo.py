@@ -9,11 +9,12 @@ import sys
 from pathlib import Path
 
 HELP = "calibrate a rainfall-runoff model on a real catchment, and draw what came of it"
+PASSES_ON = True
 NEEDED = ("numpy", "matplotlib", "rich", "spotpy")
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("arguments", nargs=argparse.REMAINDER, help="the example's own arguments; try --help")
+    """All arguments are the example's own."""
 
 
 def run(given: argparse.Namespace) -> int:
@@ -23,7 +24,7 @@ def run(given: argparse.Namespace) -> int:
         print(f"mainstay demo needs {', '.join(missing)}: pip install 'mainstay[examples]'", file=sys.stderr)
         return 2
     script = example("hymod_dds.py")
-    sys.argv[:] = [str(script), *given.arguments]
+    sys.argv[:] = [str(script), *given.others]
     sys.path.insert(0, str(script.parent))
     runpy.run_path(str(script), run_name="__main__")
     return 0
