@@ -9,26 +9,32 @@ An essay in three rules.
 *Who gets work.* Idle workers form a stack: the one that was busy last is the likeliest to be awake, so it
 goes first. A worker may hold several tasks ahead, as many as are expected to last `AHEAD` seconds together,
 so that short tasks never wait for the network and long ones are never stuck behind each other. What a task
-is expected to last is the moving mean of its function's run times; a function that was never measured gets
-no company. If a held task lasts longer than expected while another worker idles, the rest is recalled.
+is expected to last is the moving mean of its function's run times; of a function that was never measured it is
+for ever, so such a task gets no company. If no result comes for `STALLED` seconds from a worker that holds
+several, while another idles, those that it has not begun are recalled.
 
 *Whom to blame.* A worker runs its hand in order, and tells of results in batches; so when it ends with
 several tasks in hand, which of them ended it cannot be told. All of them run again, each alone ("solo"),
 and only a task that was alone with its worker is given up, when its deaths exceed its `worker_retries`.
 A task that must not run twice (`worker_retries=0`) is alone from the start, and so is one with a timeout.
 
-*What it costs.* Each event takes a constant time, whatever the number of tasks and workers.
+*What it costs.* Each event takes a constant time, or the logarithm of the number of deadlines, whatever the
+number of tasks and workers.
 """
 
 from __future__ import annotations
 
+import heapq
+from bisect import insort
 from collections import deque
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, NamedTuple
 
 AHEAD = 0.001  # seconds of work that a worker may hold ahead
 MOST_IN_HAND = 128
 STALLED = 0.010  # seconds without a result after which a hand of several is recalled, if someone idles
+SHORTEST = 1e-6  # seconds; what a run time is at least taken for
 SMOOTHING = 0.2  # weight of the newest run time in the moving mean
 
 
@@ -48,6 +54,7 @@ class Task:
     attempt: int = 0
     deaths: int = 0
     solo: bool = False
+    expected: float = 0.0  # seconds; what it was taken for when it came into a hand
     begun: bool = False  # it was sent once, so its future runs and can no longer be cancelled
 
 
@@ -57,9 +64,12 @@ class Worker:
 
     id: int
     hand: dict[int, Task] = field(default_factory=dict)
+    load: float = 0.0  # seconds that the hand is expected to last
     since: float = 0.0  # when the hand last changed at its front
+    deadline: float = inf
     recalled: bool = False
     idle: bool = False
+    dying: bool = False  # it was killed, and its end is still to be seen
 
 
 class Send(NamedTuple):
@@ -98,12 +108,12 @@ class Scheduler:
     def __init__(self) -> None:
         self.workers: dict[int, Worker] = {}
         self._queues: dict[int, deque[Task]] = {0: deque()}
-        self._priorities = [0]  # highest first
+        self._priorities = [0]  # of the queues, negated: highest first
         self._idle: dict[int, Worker] = {}  # a stack: the last in is the first out
         self._roomy: dict[int, Worker] = {}  # busy, with room in hand
-        self._laden: dict[int, Worker] = {}  # with more than one task in hand, and not recalled
-        self._means: dict[int, float] = {}
-        self._deadlines: dict[int, float] = {}  # by worker
+        self._laden: dict[int, Worker] = {}  # with several tasks in hand and not recalled; longest stalled first
+        self._means: dict[int, float] = {}  # of run times (s), by function
+        self._deadlines: list[tuple[float, int]] = []  # a heap of (deadline, worker); outdated ones are skipped
 
     # -- what can be asked
 
@@ -115,17 +125,19 @@ class Scheduler:
     def in_hand(self) -> int:
         return sum(len(worker.hand) for worker in self.workers.values())
 
-    @property
-    def hungry(self) -> bool:
-        """Whether a task that is submitted now would go out at once."""
-        return bool(self._idle or self._roomy)
-
     def next_tick(self) -> float | None:
         """Return when `tick` should be called next; None: not before another event."""
-        times = list(self._deadlines.values())
-        if self._idle:
-            times += [worker.since + STALLED for worker in self._laden.values()]
-        return min(times, default=None)
+        heap = self._deadlines
+        while heap and not self._is_due_at(*heap[0]):
+            heapq.heappop(heap)
+        soonest = heap[0][0] if heap else inf
+        if self._idle and self._laden:
+            soonest = min(soonest, next(iter(self._laden.values())).since + STALLED)
+        return None if soonest == inf else soonest
+
+    def _is_due_at(self, deadline: float, worker_id: int) -> bool:
+        worker = self.workers.get(worker_id)
+        return worker is not None and worker.deadline == deadline
 
     # -- events
 
@@ -145,14 +157,18 @@ class Scheduler:
 
     def finished(self, worker_id: int, done: list[tuple[int, float]], now: float) -> tuple[list[Task], list[Action]]:
         """Results came from a worker: `(task id, run time in s)` each. Returns the tasks that they are of."""
-        worker = self.workers[worker_id]
+        worker = self.workers.get(worker_id)
+        if worker is None:
+            return [], []
         tasks = []
         for task_id, seconds in done:
             task = worker.hand.pop(task_id, None)
             if task is not None:
                 tasks.append(task)
+                worker.load -= task.expected
                 self._measure(task.function, seconds)
-        self._front_moved(worker, now)
+        if tasks:
+            self._front_moved(worker, now)
         return tasks, self._dispatch(now)
 
     def retry(self, task: Task, now: float) -> list[Action]:
@@ -164,9 +180,10 @@ class Scheduler:
 
     def dropped(self, worker_id: int, task_ids: list[int], now: float) -> list[Action]:
         """Tasks of a `Send` had been cancelled and were not sent."""
-        worker = self.workers[worker_id]
-        for task_id in task_ids:
-            worker.hand.pop(task_id, None)
+        worker = self.workers.get(worker_id)
+        if worker is None:
+            return []
+        self._take_back(worker, task_ids)
         self._front_moved(worker, now)
         return self._dispatch(now)
 
@@ -175,8 +192,7 @@ class Scheduler:
         worker = self.workers.get(worker_id)
         if worker is None:
             return []
-        back = [worker.hand.pop(task_id) for task_id in task_ids if task_id in worker.hand]
-        self._requeue(back)
+        self._requeue(self._take_back(worker, task_ids))
         self._front_moved(worker, now)
         if worker.hand:
             worker.recalled = True  # no company for the task that overran, until it is done
@@ -191,7 +207,6 @@ class Scheduler:
         self._idle.pop(worker_id, None)
         self._roomy.pop(worker_id, None)
         self._laden.pop(worker_id, None)
-        self._deadlines.pop(worker_id, None)
         tasks = list(worker.hand.values())
         actions: list[Action] = []
         if blame:
@@ -210,23 +225,29 @@ class Scheduler:
     def tick(self, now: float) -> list[Action]:
         """Time has passed: recall what is stuck, end what overruns."""
         actions: list[Action] = []
-        for worker_id, deadline in list(self._deadlines.items()):
-            if deadline <= now:
-                del self._deadlines[worker_id]
-                (task,) = self.workers[worker_id].hand.values()
-                self.workers[worker_id].hand.clear()
-                actions.append(Kill(worker_id, task))
-        if self._idle:
-            for worker in list(self._laden.values()):
-                if worker.since + STALLED <= now:
-                    worker.recalled = True
-                    self._note_room(worker)
-                    actions.append(Recall(worker.id))
+        heap = self._deadlines
+        while heap and heap[0][0] <= now:
+            deadline, worker_id = heapq.heappop(heap)
+            if self._is_due_at(deadline, worker_id):
+                actions.append(Kill(worker_id, self._condemn(self.workers[worker_id])))
+        while self._idle and self._laden:
+            worker = next(iter(self._laden.values()))
+            if worker.since + STALLED > now:
+                break
+            worker.recalled = True
+            self._note_room(worker)
+            actions.append(Recall(worker.id))
         return actions
+
+    def _condemn(self, worker: Worker) -> Task:
+        """Take the task from a worker that is to be killed for it, and let no other task go there."""
+        _, task = worker.hand.popitem()
+        worker.dying, worker.deadline = True, inf
+        return task
 
     def drain(self) -> list[Task]:
         """Empty the queue: return all tasks that are not in a hand."""
-        tasks = [task for priority in self._priorities for task in self._queues[priority]]
+        tasks = [task for negated in self._priorities for task in self._queues[-negated]]
         for queue in self._queues.values():
             queue.clear()
         return tasks
@@ -235,70 +256,69 @@ class Scheduler:
 
     def _dispatch(self, now: float) -> list[Action]:
         actions: list[Action] = []
-        while (self._idle or self._roomy) and (queue := self._first_queue()) is not None:
+        for takers in range(len(self._idle) + len(self._roomy), 0, -1):
+            queue = self._first_queue()
+            if queue is None:
+                break
             if self._idle:
                 _, worker = self._idle.popitem()
-                worker.idle = False
-                worker.since = now
-            elif queue[0].solo:
-                break  # needs a worker for itself: none is idle
+                worker.idle, worker.since = False, now
             else:
                 worker = next(iter(self._roomy.values()))
-            tasks = self._fill(worker, queue, now)
-            if not tasks:
-                break
-            actions.append(Send(worker.id, tasks))
+            tasks = self._fill(worker, queue, -(-len(queue) // takers), now)
+            if tasks:
+                actions.append(Send(worker.id, tasks))
         return actions
 
-    def _fill(self, worker: Worker, queue: deque[Task], now: float) -> list[Task]:
-        """Move tasks from the queue into the worker's hand, as many as it may hold."""
+    def _fill(self, worker: Worker, queue: deque[Task], share: int, now: float) -> list[Task]:
+        """Move tasks from the queue into the worker's hand: its share, if it may hold as many."""
         hand = worker.hand
         tasks: list[Task] = []
-        room = self._room(worker, queue[0])
-        share = max(1, -(-len(queue) // max(1, len(self.workers))))  # leave some for the others
-        while queue and len(tasks) < min(room, share):
-            if queue[0].solo and hand:
+        most = min(share, MOST_IN_HAND - len(hand))
+        while queue and len(tasks) < most:
+            expected = self._expected(queue[0])
+            if hand and worker.load + expected > AHEAD:
                 break
             task = queue.popleft()
+            task.expected = expected
+            worker.load += expected
             hand[task.id] = task
             tasks.append(task)
-            if task.solo:
-                if task.timeout is not None:
-                    self._deadlines[worker.id] = now + task.timeout
-                break
+            if task.timeout is not None:
+                worker.deadline = now + task.timeout
+                heapq.heappush(self._deadlines, (worker.deadline, worker.id))
         self._note_room(worker)
         return tasks
 
-    def _room(self, worker: Worker, task: Task) -> int:
-        if not worker.hand and (task.solo or task.function not in self._means):
-            return 1
-        return self._most(task.function) - len(worker.hand)
-
-    def _most(self, function: int) -> int:
-        mean = self._means.get(function)
-        if mean is None:
-            return 1
-        return min(MOST_IN_HAND, 1 + int(AHEAD / max(mean, 1e-6)))
+    def _expected(self, task: Task) -> float:
+        """Return what a task adds to a hand (s); a task that must be alone with its worker fills it."""
+        return inf if task.solo else self._means.get(task.function, inf)
 
     def _note_room(self, worker: Worker) -> None:
-        """Keep `_roomy`: the busy workers whose hand is at most half full."""
-        hand = worker.hand
-        if not hand:
+        """Keep `_roomy`, the busy workers whose hand is at most half full, and `_laden`."""
+        count = len(worker.hand)
+        self._roomy.pop(worker.id, None)
+        if not count:
             return
-        last = hand[next(reversed(hand))]
-        roomy = not worker.recalled and not last.solo and 2 * len(hand) <= self._most(last.function)
-        if roomy:
-            self._roomy[worker.id] = worker
-        else:
-            self._roomy.pop(worker.id, None)
-        if len(hand) > 1 and not worker.recalled:
-            self._laden[worker.id] = worker
+        if not worker.recalled and worker.load <= AHEAD / 2 and count <= MOST_IN_HAND // 2:
+            self._roomy[worker.id] = worker  # as the last: they take turns
+        if count > 1 and not worker.recalled:
+            self._laden.setdefault(worker.id, worker)
         else:
             self._laden.pop(worker.id, None)
 
+    def _take_back(self, worker: Worker, task_ids: list[int]) -> list[Task]:
+        """Take these tasks out of the worker's hand, where they still are in it."""
+        tasks = [worker.hand.pop(task_id) for task_id in task_ids if task_id in worker.hand]
+        for task in tasks:
+            worker.load -= task.expected
+        return tasks
+
     def _front_moved(self, worker: Worker, now: float) -> None:
         worker.since = now
+        worker.deadline = inf
         worker.recalled = False
+        self._laden.pop(worker.id, None)  # it comes back as the last: it has just moved
         if worker.hand:
             self._note_room(worker)
         else:
@@ -306,13 +326,13 @@ class Scheduler:
 
     def _becomes_idle(self, worker: Worker) -> None:
         self._roomy.pop(worker.id, None)
-        self._laden.pop(worker.id, None)
-        self._deadlines.pop(worker.id, None)
-        if not worker.idle:
+        worker.load = 0.0
+        if not worker.idle and not worker.dying:
             worker.idle = True
             self._idle[worker.id] = worker
 
     def _measure(self, function: int, seconds: float) -> None:
+        seconds = max(seconds, SHORTEST)
         mean = self._means.get(function)
         self._means[function] = seconds if mean is None else mean + SMOOTHING * (seconds - mean)
 
@@ -324,11 +344,16 @@ class Scheduler:
         queue = self._queues.get(priority)
         if queue is None:
             queue = self._queues[priority] = deque()
-            self._priorities = sorted(self._queues, reverse=True)
+            insort(self._priorities, -priority)
         return queue
 
     def _first_queue(self) -> deque[Task] | None:
-        for priority in self._priorities:
-            if self._queues[priority]:
-                return self._queues[priority]
-        return None
+        """Return the queue of the highest priority that has tasks; empty ones above it are dropped."""
+        while True:
+            priority = -self._priorities[0]
+            queue = self._queues[priority]
+            if queue:
+                return queue
+            if len(self._priorities) == 1:
+                return None
+            del self._queues[priority], self._priorities[0]
