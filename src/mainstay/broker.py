@@ -77,6 +77,7 @@ class Broker:
 
     def _make_pollers(self) -> None:
         self._control, self._data = Poller(), Poller()
+        self._awake = True  # the broker's thread is at work, and need not be helped
         self._lent = False
         self._burst = 0
         self._leased_until = 0.0
@@ -107,8 +108,9 @@ class Broker:
             actions = self.scheduler.submit(task, now())
             if actions:
                 self._act(actions)
-            self._burst += 1
-            if self._burst < BURST or self._is_mine():
+            mine = self._is_mine()
+            self._burst += not mine
+            if mine or self._burst < BURST:
                 self._return_data()
                 self._set_alarm()
                 return
@@ -123,14 +125,17 @@ class Broker:
         self._set_alarm()
         return self._take_outcomes()
 
-    def drive(self, future: Future[Any]) -> None:
-        """Serve the workers' sockets in this thread until `future` is done, or nothing came for `SPIN` seconds."""
-        if self._is_mine():
+    def drive(self, future: Future[Any], function: int) -> None:
+        """Serve the workers' sockets in this thread until `future` is done, or nothing came for `SPIN` seconds.
+
+        Of a function that is known to run for longer, nothing would come: the thread had better sleep.
+        """
+        if self.scheduler.mean(function) > SPIN or self._is_mine():
             return
         self._burst = 0
         end = now() + SPIN
         try:
-            while not future.done() and self.lock.acquire(blocking=False):
+            while not (self._awake or future.done()) and self.lock.acquire(blocking=False):
                 try:
                     moved = not self._over and self._borrow_data()
                     done = self._take_outcomes()
@@ -225,7 +230,10 @@ class Broker:
     def _run(self) -> None:
         try:
             while not self._is_over():
-                ready = self._control.wait(self._timeout())
+                timeout = self._timeout()
+                self._awake = False
+                ready = self._control.wait(timeout)
+                self._awake = True
                 self._turn(ready)
         except BaseException as error:  # a bug; whoever waits must not wait for ever
             with self.lock:

@@ -119,7 +119,7 @@ class Executor(concurrent.futures.Executor):
         if self._closed:
             raise RuntimeError("cannot schedule new futures after shutdown")
         function = self._functions.lookup(fn)
-        future: Future[T] = Future(self._broker)
+        future: Future[T] = Future(self._broker, function.number)
         task = Task(
             next(self._ids),
             function.number,

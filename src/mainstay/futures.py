@@ -19,18 +19,18 @@ class Future(concurrent.futures.Future[T]):
 
     _done_callbacks: list[Any]
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Broker, function: int) -> None:
         super().__init__()
-        self._broker = broker
+        self._broker, self._function = broker, function
 
     def result(self, timeout: float | None = None) -> T:
         if not self.done():
-            self._broker.drive(self)
+            self._broker.drive(self, self._function)
         return super().result(timeout)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         if not self.done():
-            self._broker.drive(self)
+            self._broker.drive(self, self._function)
         return super().exception(timeout)
 
     def _invoke_callbacks(self) -> None:

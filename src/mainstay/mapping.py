@@ -25,7 +25,7 @@ from mainstay.outcomes import rebuild_error
 TARGET = 0.004  # seconds of work in one chunk
 GROWTH = 16  # a chunk is at most so many times as large as the one it was measured on
 LARGEST = 5000  # items in one chunk
-AHEAD = 3  # chunks under way for each worker
+AHEAD = 8  # chunks under way for each worker; more follow when half of them are done
 
 Item = tuple[Any, ...]
 Submit = Callable[..., "Future[Any]"]
@@ -86,7 +86,7 @@ class Chunks:
             slot.future = self._submit(run_chunk, self._fn, list(zip(*slot.items, strict=True)))
             with self._lock:
                 self._more.notify_all()
-            slot.future.add_done_callback(lambda future, slot=slot: self._finished(slot))  # type: ignore[misc]
+            slot.future.add_done_callback(lambda future, slot=slot: self._finished(slot, future))  # type: ignore[misc]
 
     def _next_slot(self) -> _Slot:
         left = len(self._items) - self._at
@@ -97,11 +97,13 @@ class Chunks:
         self._slots.append(slot)
         return slot
 
-    def _finished(self, slot: _Slot) -> None:
+    def _finished(self, slot: _Slot, future: Future[Any]) -> None:
         with self._lock:
             self._under_way -= 1
-            if self._fixed is None and slot.future is not None and not slot.future.cancelled():
-                self._adapt(slot, slot.future)
+            if self._fixed is None and not future.cancelled():
+                self._adapt(slot, future)
+            if 2 * self._under_way > AHEAD * self._workers:
+                return
         try:
             self._feed()
         except RuntimeError:

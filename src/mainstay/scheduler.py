@@ -7,11 +7,11 @@
 An essay in three rules.
 
 *Who gets work.* Idle workers form a stack: the one that was busy last is the likeliest to be awake, so it
-goes first. A worker may hold several tasks ahead, as many as are expected to last `AHEAD` seconds together,
-so that short tasks never wait for the network and long ones are never stuck behind each other. What a task
-is expected to last is the moving mean of its function's run times; of a function that was never measured it is
-for ever, so such a task gets no company. If no result comes for `STALLED` seconds from a worker that holds
-several, while another idles, those that it has not begun are recalled.
+goes first. A busy worker may hold tasks ahead, as many as are expected to last `AHEAD` seconds together, or one
+of up to `NEXT` seconds, so that it does not wait for the network between two tasks. What a task is expected to
+last is the moving mean of its function's run times; of a function that was never measured it is for ever, so
+such a task gets no company. When a worker idles, what others hold ahead is recalled and given to it: at once if
+that is expected to last longer than `AHEAD`, else when no result has come for `STALLED` seconds.
 
 *Whom to blame.* A worker runs its hand in order, and tells of results in batches; so when it ends with
 several tasks in hand, which of them ended it cannot be told. All of them run again, each alone ("solo"),
@@ -32,6 +32,7 @@ from math import inf
 from typing import Any, NamedTuple
 
 AHEAD = 0.001  # seconds of work that a worker may hold ahead
+NEXT = 0.05  # seconds that a task may last which waits behind one other
 MOST_IN_HAND = 128
 STALLED = 0.010  # seconds without a result after which a hand of several is recalled, if someone idles
 SHORTEST = 1e-6  # seconds; what a run time is at least taken for
@@ -111,7 +112,10 @@ class Scheduler:
         self._priorities = [0]  # of the queues, negated: highest first
         self._idle: dict[int, Worker] = {}  # a stack: the last in is the first out
         self._roomy: dict[int, Worker] = {}  # busy, with room in hand
-        self._laden: dict[int, Worker] = {}  # with several tasks in hand and not recalled; longest stalled first
+        # with several tasks in hand and not recalled, longest stalled first: short ones, and those worth an errand
+        self._laden: dict[int, Worker] = {}
+        self._heavy: dict[int, Worker] = {}
+        self._errands: set[int] = set()  # workers that were recalled and have not answered
         self._means: dict[int, float] = {}  # of run times (s), by function
         self._deadlines: list[tuple[float, int]] = []  # a heap of (deadline, worker); outdated ones are skipped
 
@@ -124,6 +128,10 @@ class Scheduler:
     @property
     def in_hand(self) -> int:
         return sum(len(worker.hand) for worker in self.workers.values())
+
+    def mean(self, function: int) -> float:
+        """Return the moving mean of a function's run times (s); 0 if it was never measured."""
+        return self._means.get(function, 0.0)
 
     def next_tick(self) -> float | None:
         """Return when `tick` should be called next; None: not before another event."""
@@ -206,7 +214,8 @@ class Scheduler:
             return []
         self._idle.pop(worker_id, None)
         self._roomy.pop(worker_id, None)
-        self._laden.pop(worker_id, None)
+        self._errands.discard(worker_id)
+        self._forget_load(worker)
         tasks = list(worker.hand.values())
         actions: list[Action] = []
         if blame:
@@ -234,10 +243,14 @@ class Scheduler:
             worker = next(iter(self._laden.values()))
             if worker.since + STALLED > now:
                 break
-            worker.recalled = True
-            self._note_room(worker)
-            actions.append(Recall(worker.id))
+            actions.append(self._recall(worker))
         return actions
+
+    def _recall(self, worker: Worker) -> Recall:
+        worker.recalled = True
+        self._errands.add(worker.id)
+        self._note_room(worker)
+        return Recall(worker.id)
 
     def _condemn(self, worker: Worker) -> Task:
         """Take the task from a worker that is to be killed for it, and let no other task go there."""
@@ -268,6 +281,8 @@ class Scheduler:
             tasks = self._fill(worker, queue, -(-len(queue) // takers), now)
             if tasks:
                 actions.append(Send(worker.id, tasks))
+        while self._heavy and len(self._errands) < len(self._idle):
+            actions.append(self._recall(next(iter(self._heavy.values()))))
         return actions
 
     def _fill(self, worker: Worker, queue: deque[Task], share: int, now: float) -> list[Task]:
@@ -277,7 +292,7 @@ class Scheduler:
         most = min(share, MOST_IN_HAND - len(hand))
         while queue and len(tasks) < most:
             expected = self._expected(queue[0])
-            if hand and worker.load + expected > AHEAD:
+            if hand and worker.load + expected > AHEAD and (len(hand) > 1 or expected > NEXT or worker.load > NEXT):
                 break
             task = queue.popleft()
             task.expected = expected
@@ -296,16 +311,22 @@ class Scheduler:
 
     def _note_room(self, worker: Worker) -> None:
         """Keep `_roomy`, the busy workers whose hand is at most half full, and `_laden`."""
-        count = len(worker.hand)
+        count, load = len(worker.hand), worker.load
         self._roomy.pop(worker.id, None)
-        if not count:
-            return
-        if not worker.recalled and worker.load <= AHEAD / 2 and count <= MOST_IN_HAND // 2:
-            self._roomy[worker.id] = worker  # as the last: they take turns
-        if count > 1 and not worker.recalled:
-            self._laden.setdefault(worker.id, worker)
+        if worker.recalled or count < 2:
+            self._forget_load(worker)
+        elif load > AHEAD:
+            self._heavy.setdefault(worker.id, worker)
         else:
-            self._laden.pop(worker.id, None)
+            self._laden.setdefault(worker.id, worker)
+        if worker.recalled or not count:
+            return
+        if (load <= AHEAD / 2 and count <= MOST_IN_HAND // 2) or (count == 1 and load <= NEXT):
+            self._roomy[worker.id] = worker  # as the last: they take turns
+
+    def _forget_load(self, worker: Worker) -> None:
+        self._laden.pop(worker.id, None)
+        self._heavy.pop(worker.id, None)
 
     def _take_back(self, worker: Worker, task_ids: list[int]) -> list[Task]:
         """Take these tasks out of the worker's hand, where they still are in it."""
@@ -318,7 +339,8 @@ class Scheduler:
         worker.since = now
         worker.deadline = inf
         worker.recalled = False
-        self._laden.pop(worker.id, None)  # it comes back as the last: it has just moved
+        self._errands.discard(worker.id)
+        self._forget_load(worker)  # it comes back as the last: it has just moved
         if worker.hand:
             self._note_room(worker)
         else:

@@ -22,7 +22,8 @@ def check(scheduler: Scheduler) -> None:
         assert worker.idle == (worker_id in scheduler._idle)
         assert not (worker.idle and (hand or worker.dying))
         assert not (worker_id in scheduler._roomy and (not hand or worker.recalled))
-        assert (worker_id in scheduler._laden) == (len(hand) > 1 and not worker.recalled)
+        loaded = (worker_id in scheduler._laden) + (worker_id in scheduler._heavy)
+        assert loaded == (len(hand) > 1 and not worker.recalled)
         assert len(hand) < 2 or not any(task.solo for task in hand), "a task that must be alone has company"
     since = [worker.since for worker in scheduler._laden.values()]
     assert since == sorted(since), "the longest stalled must stand first"
@@ -31,6 +32,7 @@ def check(scheduler: Scheduler) -> None:
     assert not places or max(places.values()) == 1, "a task is in two places"
     if scheduler._idle:
         assert scheduler.queued == 0, "someone idles while tasks wait"
+        assert not scheduler._heavy or scheduler._errands, "someone idles while another holds long tasks ahead"
 
 
 class Cluster:
