@@ -61,6 +61,7 @@ class Broker:
         self._tasks: dict[int, Task] = {}
         self._functions: dict[int, Function] = {}
         self._outcomes: list[Outcome] = []
+        self._printed: deque[tuple[str, Frame]] = deque()
         self._log = log
         self._closing = self._over = False
         self._patience = LAST_WORDS / 2  # seconds for the workers to end by themselves
@@ -258,6 +259,8 @@ class Broker:
         with self.lock:
             done = self._take_outcomes()
         deliver(done)
+        while self._printed:
+            outcomes.show_output(*self._printed.popleft())
         while self._callbacks:
             self._callbacks.popleft()()
 
@@ -371,6 +374,7 @@ class Broker:
             ready = self._control.wait(left)
             with self.lock:
                 self._control.handle(ready)
+            self._settle()
 
     def _close_pollers(self) -> None:
         self._data.close()
@@ -417,6 +421,9 @@ class Broker:
             else:
                 self._act([action])
         self.changed.notify_all()
+
+    def worker_printed(self, name: str, frame: Frame) -> None:
+        self._printed.append((name, frame))  # printed without the lock: a terminal may be slow, or stopped
 
     def _resolve(self, task: Task, error: BaseException) -> None:
         if self._tasks.pop(task.id, None) is not None:

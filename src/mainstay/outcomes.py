@@ -1,8 +1,9 @@
-"""What goes into a future: a result, a remote exception, or the pool's own word on what happened."""
+"""What reaches the user: results, remote exceptions, the pool's own word on what happened, and what workers print."""
 
 from __future__ import annotations
 
 import pickle
+import sys
 from concurrent.futures import CancelledError, Future
 from typing import Any, NamedTuple
 
@@ -110,3 +111,14 @@ def worker_died(task: Task, label: str, host: str, pid: int, end: End) -> Worker
         stderr=end.stderr,
         deaths=task.deaths,
     )
+
+
+def show_output(name: str, frame: Frame) -> None:
+    """Print what a worker wrote, with its host and number in front of each line."""
+    stream = sys.stderr if frame.attempt else sys.stdout
+    text = bytes(frame.body).decode(errors="replace")
+    try:
+        stream.write("".join(f"[{name}] {line}\n" for line in text.split("\n")))
+        stream.flush()
+    except (OSError, ValueError, AttributeError):
+        pass  # the terminal is gone: the work goes on

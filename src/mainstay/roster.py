@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import pickle
 import socket
-import sys
 import time
 from typing import Any, Protocol
 
@@ -57,6 +56,7 @@ class Pool(Protocol):
     def worker_joined(self, worker: WorkerState) -> None: ...
     def worker_spoke(self, worker: WorkerState, frames: list[Frame]) -> None: ...
     def worker_left(self, worker: WorkerState, end: End) -> None: ...
+    def worker_printed(self, name: str, frame: Frame) -> None: ...
     def break_down(self, error: BaseException) -> None: ...
 
 
@@ -146,7 +146,7 @@ class Roster:
             if frame.kind == Kind.FORKED:
                 self.ever_started += 1
             elif frame.kind == Kind.OUTPUT:
-                show_output(f"{agent.host}/{frame.number}", frame)
+                self._pool.worker_printed(f"{agent.host}/{frame.number}", frame)
             elif frame.kind == Kind.ENDED and frame.number in agent.workers:
                 self._on_ended(agent.workers[frame.number], End(**load(frame.body)))
 
@@ -245,14 +245,3 @@ class Roster:
     def close(self) -> None:
         for agent in self.agents:
             agent.connection.close()
-
-
-def show_output(name: str, frame: Frame) -> None:
-    """Print what a worker wrote, with its host and number in front of each line."""
-    stream = sys.stderr if frame.attempt else sys.stdout
-    text = bytes(frame.body).decode(errors="replace")
-    try:
-        stream.write("".join(f"[{name}] {line}\n" for line in text.split("\n")))
-        stream.flush()
-    except (OSError, ValueError, AttributeError):
-        pass  # the terminal is gone: the work goes on

@@ -1,0 +1,18 @@
+"""The tasks that every contestant runs; in a module, so that every pickler can find them."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+
+def echo(value: Any) -> Any:
+    return value
+
+
+def increment(value: int) -> int:
+    return value + 1
+
+
+def nap(seconds: float) -> None:
+    time.sleep(seconds)
