@@ -68,6 +68,7 @@ class Executor(concurrent.futures.Executor):
         self._options = Options().changed({"retries": retries, "worker_retries": worker_retries})
         self._functions = FunctionTable()
         self._ids = itertools.count(1)
+        self._paces: dict[int, mapping.Pace] = {}
         self._closed = False
         setup: dict[str, Any] = {
             "directory": os.getcwd(),
@@ -154,8 +155,9 @@ class Executor(concurrent.futures.Executor):
             return mapping.buffered(submit, fn, items, buffersize, deadline)
         if options.timeout is not None or options.retries:
             chunksize = chunksize or 1  # these hold for an item, not for a chunk
-        self._functions.lookup(fn)  # what cannot be pickled is told now
-        chunks = mapping.Chunks(submit, fn, mapping.columns(iterables), self.size, chunksize)
+        number = self._functions.lookup(fn).number  # what cannot be pickled is told now
+        pace = self._paces.setdefault(number, mapping.Pace())
+        chunks = mapping.Chunks(submit, fn, mapping.columns(iterables), self.size, chunksize, pace)
         return chunks.results(deadline)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:

@@ -31,6 +31,16 @@ Item = tuple[Any, ...]
 Submit = Callable[..., "Future[Any]"]
 
 
+class Pace:
+    """What one item of a function takes (s), as measured last; None before. Kept from one map to the next."""
+
+    each: float | None = None
+
+    def chunk(self) -> int:
+        """Return how many items make a chunk of `TARGET` seconds; 1 if that is not known."""
+        return 1 if self.each is None else max(1, min(LARGEST, int(TARGET / max(self.each, 1e-8))))
+
+
 class ChunkResult:
     """What became of a chunk: results in order, then the exception that ended it, if any; and its run time."""
 
@@ -63,11 +73,18 @@ class Chunks:
     """
 
     def __init__(
-        self, submit: Submit, fn: Callable[..., Any], items: list[Item], workers: int, size: int | None
+        self,
+        submit: Submit,
+        fn: Callable[..., Any],
+        items: list[Item],
+        workers: int,
+        size: int | None,
+        pace: Pace,
     ) -> None:
         self._submit, self._fn, self._items, self._workers, self._fixed = submit, fn, items, workers, size
         self._at = 0
-        self._size = size or 1
+        self._pace = pace
+        self._size = size or pace.chunk()
         self._under_way = 0
         self._lock = threading.Lock()
         self._slots: deque[_Slot] = deque()
@@ -114,8 +131,8 @@ class Chunks:
     def _adapt(self, slot: _Slot, future: Future[Any]) -> None:
         if future.exception() is None:
             chunk: ChunkResult = future.result()
-            each = max(chunk.seconds / max(1, len(chunk.results)), 1e-8)
-            self._size = max(1, min(LARGEST, int(TARGET / each), GROWTH * len(slot.items)))
+            self._pace.each = chunk.seconds / max(1, len(chunk.results))
+            self._size = min(self._pace.chunk(), GROWTH * len(slot.items))
 
     def results(self, deadline: float | None) -> Iterator[Any]:
         """Yield the items' results in order; raises what an item raised, or `TimeoutError`."""
