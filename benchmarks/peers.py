@@ -60,7 +60,7 @@ def run(name: str, batches: int, folder: str) -> dict[str, float] | str:
         text=True,
         start_new_session=True,
         cwd=folder,
-        env=os.environ | {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "PYTHONPATH": str(HERE)},
+        env=environment(),
     )
     try:
         said, _ = process.communicate(timeout=TIMEOUT)
@@ -73,6 +73,12 @@ def run(name: str, batches: int, folder: str) -> dict[str, float] | str:
         return f"failed: {said.strip().splitlines()[-1][:150] if said.strip() else 'no word'}"
     figures: dict[str, float] = json.loads(lines[-1].removeprefix("FIGURES "))
     return figures
+
+
+def environment() -> dict[str, str]:
+    """Return the environment in which contestants find their programs and the tasks."""
+    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    return os.environ | {"PATH": programs, "PYTHONPATH": str(HERE), "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
 
 def end(process: subprocess.Popen[str]) -> None:

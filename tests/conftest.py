@@ -21,7 +21,7 @@ def agents() -> list[psutil.Process]:
     """The agents and workers that run on this machine."""
     found = []
     for process in psutil.process_iter(["cmdline"]):
-        if "mainstay.node" in (process.info["cmdline"] or []):
+        if any("mainstay.node" in word for word in process.info["cmdline"] or ()):
             found.append(process)
     return found
 

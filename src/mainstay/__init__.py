@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # as type checkers take it; `typing` itself would be thirty modules more
 if TYPE_CHECKING:
+    from typing import Any
+
     from mainstay.errors import (
         InitializerFailed,
         LaunchError,
@@ -57,6 +57,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module 'mainstay' has no attribute {name!r}; it has: {', '.join(__all__)}")
-    value = getattr(importlib.import_module(f"mainstay.{_PLACES[name]}"), name)
+    from importlib import import_module
+
+    value = getattr(import_module(f"mainstay.{_PLACES[name]}"), name)
     globals()[name] = value
     return value

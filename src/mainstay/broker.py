@@ -4,17 +4,14 @@
               ├─▶ Broker (one lock) ──┤
     sockets ──┘   scheduler, tables   └─▶ futures (outside the lock)
 
-Two pollers: `control` watches the door, the agents and the timers' waker; `data`, inside it, watches the
-workers. The broker's thread sleeps on `control`. A thread that waits for a result, or that submits many calls
-in one go, serves `data` itself meanwhile (the poller is "lent"): that saves two switches of threads per call,
-and the fight for the interpreter's lock. Futures with callbacks are always finished by the broker's thread, so
-a callback never runs inside the caller's `submit` or `result`, where it might want a lock that the caller holds.
+The sockets are served by the broker's thread, or by a thread that waits or submits (see `reactor`). Futures with
+callbacks are always finished by the broker's thread, so a callback never runs inside the caller's `submit` or
+`result`, where it might want a lock that the caller holds.
 """
 
 from __future__ import annotations
 
 import logging
-import socket
 import threading
 import time
 from collections import deque
@@ -30,6 +27,7 @@ from mainstay.interrupts import GuardedLock
 from mainstay.launch import Invitation, Launcher
 from mainstay.launches import Launches, Log
 from mainstay.outcomes import End, Outcome, deliver
+from mainstay.reactor import Reactor, nothing
 from mainstay.report import Description, WorkerInfo
 from mainstay.roster import Roster, WorkerState
 from mainstay.scheduler import Action, GiveUp, Kill, Recall, Scheduler, Send, Task
@@ -37,11 +35,9 @@ from mainstay.wire import address, auth
 from mainstay.wire.frames import Frame, Kind, encode
 from mainstay.wire.functions import Function
 from mainstay.wire.payload import load
-from mainstay.wire.poller import READ, Poller
 
 SPIN = 100e-6  # seconds that a waiting thread polls after the last message
 BURST = 16  # submits in one go, after which the submitting thread serves the sockets itself
-LEASE = 1e-3  # seconds for which the broker's thread then leaves them to it
 LAST_WORDS = 2.0  # seconds for what workers printed last
 now = time.monotonic
 
@@ -65,29 +61,17 @@ class Broker:
         self._log = log
         self._closing = self._over = False
         self._patience = LAST_WORDS / 2  # seconds for the workers to end by themselves
-        self._calls: deque[Callable[[], None]] = deque()
         self._callbacks: deque[Callable[[], None]] = deque()
-        self._make_pollers()
+        self._reactor = Reactor()
+        self._burst = 0
+        control, data = self._reactor.control, self._reactor.data
         key = auth.new_key()
-        self.door = Door(self._control, key, lambda sock: self.roster.admit(sock))
-        self.launches = Launches(chain, start_timeout, lambda n: self._invitation(key, n), self.call_soon, log)
+        self.door = Door(control, key, lambda sock: self.roster.admit(sock))
+        self.launches = Launches(chain, start_timeout, lambda n: self._invitation(key, n), self._reactor.call_soon, log)
         self.launches.on_lost = lambda: self.roster.dismiss(list(self.roster.agents))
         self.launches.on_exhausted = self.break_down
-        self.roster = Roster(self, self._control, self._data, self.launches, wanted, setup, log)
+        self.roster = Roster(self, control, data, self.launches, wanted, setup, log)
         self._thread = threading.Thread(target=self._run, name="mainstay-broker", daemon=True)
-
-    def _make_pollers(self) -> None:
-        self._control, self._data = Poller(), Poller()
-        self._awake = True  # the broker's thread is at work, and need not be helped
-        self._lent = False
-        self._burst = 0
-        self._leased_until = 0.0
-        self._sleeps_until: float | None = 0.0
-        self._control.watch(self._data, self._on_data)
-        self._wake_read, self._wake_write = socket.socketpair()
-        self._wake_read.setblocking(False)
-        self._wake_write.setblocking(False)
-        self._control.watch(self._wake_read, self._on_wake)
 
     def _invitation(self, key: bytes, number: int) -> Invitation:
         return Invitation(address.to_text(self.door.addresses), key.hex(), number)
@@ -96,7 +80,7 @@ class Broker:
 
     def start(self) -> None:
         self._thread.start()
-        self.call_soon(self.launches.begin)
+        self._reactor.call_soon(self.launches.begin)
 
     def submit(self, task: Task, function: Function) -> None:
         with self.lock:
@@ -112,18 +96,17 @@ class Broker:
             mine = self._is_mine()
             self._burst += not mine
             if mine or self._burst < BURST:
-                self._return_data()
-                self._set_alarm()
+                self._reactor.take_back()
+                self._reactor.wake_by(self.scheduler.next_tick())
                 return
             done = self._serve_burst()
         deliver(done)
 
     def _serve_burst(self) -> list[Outcome]:
         self._burst = 0
-        self._leased_until = now() + LEASE
-        self._data.turn()
+        self._reactor.serve_on_lease()
         self._act(self.scheduler.top_up(now()))
-        self._set_alarm()
+        self._reactor.wake_by(self.scheduler.next_tick())
         return self._take_outcomes()
 
     def drive(self, future: Future[Any], function: int) -> None:
@@ -136,9 +119,9 @@ class Broker:
         self._burst = 0
         end = now() + SPIN
         try:
-            while not (self._awake or future.done()) and self.lock.acquire(blocking=False):
+            while not (self._reactor.awake or future.done()) and self.lock.acquire(blocking=False):
                 try:
-                    moved = not self._over and self._borrow_data()
+                    moved = not self._over and self._reactor.borrow()
                     done = self._take_outcomes()
                 finally:
                     self.lock.release()
@@ -151,8 +134,8 @@ class Broker:
         finally:
             with self.lock:
                 if self._tasks and not self._over:
-                    self._return_data()
-                    self._set_alarm()
+                    self._reactor.take_back()
+                    self._reactor.wake_by(self.scheduler.next_tick())
 
     def describe(self) -> Description:
         """Return what stands; the lock must be held."""
@@ -195,24 +178,16 @@ class Broker:
         if self._is_mine() or self._over:
             return False
         self._callbacks.append(call)
-        self.call_soon(_nothing)
+        self._reactor.call_soon(nothing)
         return True
 
     def close(self, *, cancel: bool = False, abort: bool = False) -> None:
         """Finish what is queued (or cancel it; or drop all), then end the pool. Returns at once; `join` waits."""
-        self.call_soon(lambda: self._close(cancel, abort))
+        self._reactor.call_soon(lambda: self._close(cancel, abort))
 
     def join(self) -> None:
         if self._thread.ident is not None and not self._is_mine():
             self._thread.join()
-
-    def call_soon(self, call: Callable[[], None]) -> None:
-        """Run `call` in the broker's thread, under the lock. Takes no lock itself: finalizers call it."""
-        self._calls.append(call)
-        try:
-            self._wake_write.send(b"x")
-        except OSError:
-            pass  # full, so it will wake; or closed, so it has ended
 
     def abandon(self) -> None:
         """In a forked child: let go of everything without a word, since it all belongs to the parent."""
@@ -224,18 +199,14 @@ class Broker:
         for agent in self.roster.agents:
             agent.connection.sock.close()
         self.door.close()
-        self._close_pollers()
+        self._reactor.close()
 
     # -- the thread
 
     def _run(self) -> None:
         try:
             while not self._is_over():
-                timeout = self._timeout()
-                self._awake = False
-                ready = self._control.wait(timeout)
-                self._awake = True
-                self._turn(ready)
+                self._turn(self._reactor.sleep(self._timeout()))
         except BaseException as error:  # a bug; whoever waits must not wait for ever
             with self.lock:
                 self.break_down(PoolBroken(f"the broker failed: {error!r}"), cause=error)
@@ -244,10 +215,8 @@ class Broker:
 
     def _turn(self, ready: list[tuple[int, int]]) -> None:
         with self.lock:
-            self._control.handle(ready)
+            self._reactor.turn(ready)
             time_now = now()
-            if self._leased_until:
-                self._return_data()
             self._act(self.scheduler.tick(time_now))
             self.door.tick(time_now)
             self.roster.tick(time_now)
@@ -266,61 +235,13 @@ class Broker:
 
     def _is_over(self) -> bool:
         with self.lock:
-            waiting = self._tasks or self._outcomes or self._calls or self._callbacks
+            waiting = self._tasks or self._outcomes or self._reactor.calls or self._callbacks
             return self._closing and not waiting
 
     def _timeout(self) -> float | None:
         with self.lock:
-            times = [
-                self.scheduler.next_tick(),
-                self.door.next_deadline(),
-                self.roster.next_deadline(),
-                self.launches.deadline,
-                self._leased_until if self._lent and self._leased_until else None,
-            ]
-            self._sleeps_until = min((t for t in times if t is not None), default=None)
-            if self._calls:
-                return 0
-            return None if self._sleeps_until is None else max(0.0, self._sleeps_until - now()) + 0.0005
-
-    def _set_alarm(self) -> None:
-        """Wake the broker's thread if it would sleep too long for what was decided in another thread."""
-        tick = self.scheduler.next_tick()
-        if tick is not None and (self._sleeps_until is None or tick < self._sleeps_until):
-            self._sleeps_until = tick
-            self.call_soon(_nothing)
-
-    def _on_wake(self, events: int) -> None:
-        try:
-            self._wake_read.recv(4096)
-        except BlockingIOError:
-            pass
-        while self._calls:
-            self._calls.popleft()()
-
-    def _on_data(self, events: int) -> None:
-        """A worker has spoken; leave it to the thread that submits in a burst, while it does."""
-        if now() < self._leased_until:
-            self._lend()
-        else:
-            self._leased_until = 0.0
-            self._data.turn()
-
-    def _borrow_data(self) -> bool:
-        self._lend()
-        self._leased_until = 0.0
-        return self._data.turn()
-
-    def _lend(self) -> None:
-        if not self._lent:
-            self._lent = True
-            self._control.change(self._data, 0)
-
-    def _return_data(self) -> None:
-        if self._lent and now() >= self._leased_until:
-            self._lent = False
-            self._leased_until = 0.0
-            self._control.change(self._data, READ)
+            door, roster = self.door.next_deadline(), self.roster.next_deadline()
+            return self._reactor.timeout([self.scheduler.next_tick(), door, roster, self.launches.deadline])
 
     def _is_mine(self) -> bool:
         return get_ident() == self._thread.ident
@@ -329,8 +250,7 @@ class Broker:
 
     def _close(self, cancel: bool, abort: bool) -> None:
         self._closing = True
-        self._leased_until = 0.0
-        self._return_data()
+        self._reactor.take_back(at_once=True)
         if abort:
             self._patience = 0.0
         for task in self.scheduler.drain() if cancel or abort else []:
@@ -362,25 +282,19 @@ class Broker:
             self._over = True
             self.roster.close()
             self.door.close()
-            self._close_pollers()
+            self._reactor.close()
             self.changed.notify_all()
         self.launches.close()
-        for call in [*self._calls, *self._callbacks]:
+        for call in [*self._reactor.calls, *self._callbacks]:
             call()
 
     def _hear_last_words(self, deadline: float) -> None:
         """Pass on what workers printed last, until each agent has closed its end."""
         while self.roster.agents and (left := deadline - now()) > 0:
-            ready = self._control.wait(left)
+            ready = self._reactor.control.wait(left)
             with self.lock:
-                self._control.handle(ready)
+                self._reactor.control.handle(ready)
             self._settle()
-
-    def _close_pollers(self) -> None:
-        self._data.close()
-        self._control.close()
-        self._wake_read.close()
-        self._wake_write.close()
 
     # -- events
 
@@ -475,7 +389,3 @@ class Broker:
             worker.connection.send(pieces)
         if cancelled:
             self._act(self.scheduler.dropped(action.worker, cancelled, now()))
-
-
-def _nothing() -> None:
-    pass

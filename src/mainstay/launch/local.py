@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-
 from mainstay.launch import Invitation
-from mainstay.launch.process import Process
+from mainstay.launch.process import AGENT, Process
 
 
 class Local:
@@ -18,7 +16,7 @@ class Local:
         return None
 
     def start(self, invitation: Invitation) -> Process:
-        return Process([sys.executable, "-m", "mainstay.node"], invitation.environment())
+        return Process([*AGENT], invitation.environment())
 
 
 LAUNCHER = Local()

@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mainstay.launch import Invitation
-from mainstay.launch.process import Process
+from mainstay.launch.process import AGENT, Process
 
-AGENT = (sys.executable, "-m", "mainstay.node")
 VARIABLES = ("MAINSTAY_ADDRESS", "MAINSTAY_KEY", "MAINSTAY_LAUNCH")
 
 

@@ -13,6 +13,8 @@ import sys
 from collections import deque
 from collections.abc import Callable
 
+# What `python -m mainstay.node` does, without the five modules that `-m` itself imports.
+AGENT = (sys.executable, "-c", "import sys, mainstay.node.__main__ as node; sys.exit(node.main())")
 LAST_LINES = 20
 # What a process manager tells its ranks. A launcher that is started by a rank must not take itself for that rank.
 RANK_VARIABLES = ("PMI_", "PMIX_", "PMI2_", "OMPI_COMM_WORLD_", "PRTE_LAUNCHED", "MPI_LOCAL", "HYDI_", "HYDRA_PROXY")

@@ -6,11 +6,10 @@ One agent on rank 0's host forks a worker for each slot there. The ranks themsel
 from __future__ import annotations
 
 import os
-import sys
 
 from mainstay import world
 from mainstay.launch import Invitation
-from mainstay.launch.process import Process
+from mainstay.launch.process import AGENT, Process
 
 
 class World:
@@ -45,7 +44,7 @@ class World:
             "MAINSTAY_SLOTS": str(here.local_size),
             "MAINSTAY_CORES": ",".join(map(str, sorted(cores))),
         }
-        return Process([sys.executable, "-m", "mainstay.node"], invitation.environment() | environment)
+        return Process([*AGENT], invitation.environment() | environment)
 
 
 def _cores_of(pid: int) -> set[int]:

@@ -13,19 +13,21 @@ from __future__ import annotations
 
 import os
 import pickle
-import resource
-import selectors
 import signal
 import socket
 import sys
 from collections import deque
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mainstay.node.worker import Worker, describe_error, send_all
 from mainstay.wire.address import Address, dial
 from mainstay.wire.frames import Bytes, Frame, FrameReader, Kind, encode
 from mainstay.wire.payload import load
+from mainstay.wire.poller import READ, WRITE, Poller
+
+if TYPE_CHECKING:
+    from resource import struct_rusage
 
 HEARTBEAT = 5.0  # seconds
 LINE = 1 << 16  # bytes; a longer line is passed on in pieces
@@ -42,6 +44,9 @@ class Output:
         self.fd, self.worker, self.is_error = fd, worker, is_error
         self.tail: deque[bytes] = deque(maxlen=TAIL)
         self._rest = b""
+
+    def fileno(self) -> int:
+        return self.fd
 
     def read(self) -> list[bytes] | None:
         """Return the lines that are complete now; None at the end of the stream."""
@@ -79,7 +84,8 @@ class Agent:
         self._libc = _libc()
         self._reader = FrameReader()
         self._unsent: deque[memoryview] = deque()
-        self._selector = selectors.DefaultSelector()
+        self._poller = Poller()
+        self._wants_to_send = False
         self._children: dict[int, Child] = {}
         self._setup: dict[str, Any] = {}
         self._paused = False
@@ -93,7 +99,7 @@ class Agent:
         """Serve until the client closes the pool or goes away; then leave nothing behind."""
         self._watch_for_deaths()
         self._sock.setblocking(False)
-        self._selector.register(self._sock, selectors.EVENT_READ, self._on_client)
+        self._poller.watch(self._sock, self._on_client)
         try:
             while not self._is_over():
                 self._turn()
@@ -105,8 +111,7 @@ class Agent:
 
     def _turn(self) -> None:
         soonest = self._beat if self._end_at is None else self._end_at
-        for key, events in self._selector.select(max(0.0, soonest - monotonic())):
-            key.data(events)
+        self._poller.handle(self._poller.wait(max(0.0, soonest - monotonic())))
         if monotonic() >= self._beat:
             self._beat = monotonic() + HEARTBEAT
             self._send(encode(Kind.HEARTBEAT))
@@ -127,9 +132,9 @@ class Agent:
     # -- the client
 
     def _on_client(self, events: int) -> None:
-        if events & selectors.EVENT_WRITE:
+        if events & WRITE:
             self._send([])
-        if not events & selectors.EVENT_READ:
+        if not events & ~WRITE:
             return
         try:
             count = self._sock.recv_into(self._reader.get_buffer())
@@ -173,15 +178,15 @@ class Agent:
 
     def _throttle(self) -> None:
         """Stop reading the workers' output while the client does not take it."""
-        write = selectors.EVENT_WRITE if self._unsent else 0
-        if self._selector.get_key(self._sock).events != selectors.EVENT_READ | write:
-            self._selector.modify(self._sock, selectors.EVENT_READ | write, self._on_client)
+        if bool(self._unsent) != self._wants_to_send:
+            self._wants_to_send = bool(self._unsent)
+            self._poller.change(self._sock, READ | WRITE if self._unsent else READ)
         paused = sum(view.nbytes for view in self._unsent) > BACKLOG
         if paused != self._paused:
             self._paused = paused
             for child in self._children.values():
                 for output in child.outputs:
-                    self._selector.unregister(output.fd) if paused else self._listen(output)
+                    self._poller.forget(output) if paused else self._listen(output)
 
     # -- the workers
 
@@ -214,7 +219,7 @@ class Agent:
             os.dup2(pipes[1][1], 2)
             for fd in {fd for pipe in pipes for fd in pipe}:
                 os.close(fd)
-            self._selector.close()
+            self._poller.close()
             self._sock.close()
             self._wake_read.close()
             self._wake_write.close()
@@ -232,12 +237,12 @@ class Agent:
             os._exit(status)
 
     def _listen(self, output: Output) -> None:
-        self._selector.register(output.fd, selectors.EVENT_READ, lambda events: self._on_output(output))
+        self._poller.watch(output, lambda events: self._on_output(output))
 
     def _on_output(self, output: Output) -> None:
         lines = output.read()
         if lines is None:
-            self._selector.unregister(output.fd)
+            self._poller.forget(output)
             return
         self._pass_on(output, lines)
 
@@ -252,7 +257,7 @@ class Agent:
         self._wake_write.setblocking(False)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
         signal.set_wakeup_fd(self._wake_write.fileno(), warn_on_full_buffer=False)
-        self._selector.register(self._wake_read, selectors.EVENT_READ, self._on_deaths)
+        self._poller.watch(self._wake_read, self._on_deaths)
 
     def _on_deaths(self, events: int) -> None:
         try:
@@ -271,7 +276,7 @@ class Agent:
             if child is not None:
                 self._on_death(child, status, usage)
 
-    def _on_death(self, child: Child, status: int, usage: resource.struct_rusage) -> None:
+    def _on_death(self, child: Child, status: int, usage: struct_rusage) -> None:
         _kill_group(child.pid)  # what its tasks started and left running
         self._read_the_rest(child)
         ended = {
@@ -291,10 +296,7 @@ class Agent:
             except BlockingIOError:
                 pass
             self._pass_on(output, output.end())
-            try:
-                self._selector.unregister(output.fd)
-            except KeyError:
-                pass
+            self._poller.forget(output)
             os.close(output.fd)
 
     def _end_all(self) -> None:
