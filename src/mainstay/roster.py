@@ -97,6 +97,9 @@ class Roster:
 
     def _on_hello(self, connection: Connection, frames: list[Frame]) -> None:
         first, *others = frames
+        if self.closing:
+            connection.close()  # too late; its end-of-file ends it
+            return
         if first.kind == Kind.AGENT_HELLO:
             self._agent_came(connection, load(first.body))
         elif first.kind in (Kind.WORKER_HELLO, Kind.INITIALIZER_FAILED) and first.number in self.workers:

@@ -251,3 +251,12 @@ def test_a_client_that_is_killed_while_it_starts_leaves_nothing(launcher):
     client.kill()
     client.wait()
     wait_until(lambda: not any(process.is_running() for process in begun), 5)
+
+
+def test_a_worker_that_comes_while_the_pool_closes_is_sent_home():
+    for _ in range(5):
+        with mainstay.Executor(4, launcher="local") as executor:
+            executor.submit(abs, -1).result(30)
+        workers = executor._broker.roster.workers.values()
+        assert all(worker.connection is None or worker.connection.closed for worker in workers)
+    mainstay.Executor(2, launcher="local").shutdown()
