@@ -253,8 +253,10 @@ class Broker:
         self._reactor.take_back(at_once=True)
         if abort:
             self._patience = 0.0
-        for task in self.scheduler.drain() if cancel or abort else []:
-            if task.begun and not abort:  # it runs, in the eyes of its future
+        # As in the stdlib, the calls at the head of the queue count as begun, even if the workers still start.
+        head = 0 if abort or self.scheduler.workers else self.roster.wanted or 1
+        for place, task in enumerate(self.scheduler.drain() if cancel or abort else []):
+            if (task.begun or place < head) and not abort:
                 self._act(self.scheduler.submit(task, now()))
             elif not task.begun:
                 self._resolve(task, outcomes.CANCELLED)

@@ -10,8 +10,10 @@ An essay in three rules.
 goes first. A busy worker may hold tasks ahead, as many as are expected to last `AHEAD` seconds together, or one
 of up to `NEXT` seconds, so that it does not wait for the network between two tasks. What a task is expected to
 last is the moving mean of its function's run times; of a function that was never measured it is for ever, so
-such a task gets no company. When a worker idles, what others hold ahead is recalled and given to it: at once if
-that is expected to last longer than `AHEAD`, else when no result has come for `STALLED` seconds.
+such a task gets no company. When a worker idles, what others hold ahead of more than `AHEAD` seconds is recalled
+and given to it. And when no result has come from a worker with several tasks for `STALLED` seconds, or for
+`OVERDUE` if they are long, it is recalled too: one of its tasks must be taking longer than expected, and those
+before it may have results that wait to be sent, and that others wait for.
 
 *Whom to blame.* A worker runs its hand in order, and tells of results in batches; so when it ends with
 several tasks in hand, which of them ended it cannot be told. All of them run again, each alone ("solo"),
@@ -34,7 +36,8 @@ from typing import Any, NamedTuple
 AHEAD = 0.001  # seconds of work that a worker may hold ahead
 NEXT = 0.05  # seconds that a task may last which waits behind one other
 MOST_IN_HAND = 128
-STALLED = 0.010  # seconds without a result after which a hand of several is recalled, if someone idles
+STALLED = 0.010  # seconds without a result after which a hand of several short tasks is recalled
+OVERDUE = 5 * NEXT  # the same for a hand of long ones
 SHORTEST = 1e-6  # seconds; what a run time is at least taken for
 SMOOTHING = 0.2  # weight of the newest run time in the moving mean
 
@@ -139,8 +142,9 @@ class Scheduler:
         while heap and not self._is_due_at(*heap[0]):
             heapq.heappop(heap)
         soonest = heap[0][0] if heap else inf
-        if self._idle and self._laden:
-            soonest = min(soonest, next(iter(self._laden.values())).since + STALLED)
+        for hands, patience in ((self._laden, STALLED), (self._heavy, OVERDUE)):
+            if hands:
+                soonest = min(soonest, next(iter(hands.values())).since + patience)
         return None if soonest == inf else soonest
 
     def _is_due_at(self, deadline: float, worker_id: int) -> bool:
@@ -239,11 +243,9 @@ class Scheduler:
             deadline, worker_id = heapq.heappop(heap)
             if self._is_due_at(deadline, worker_id):
                 actions.append(Kill(worker_id, self._condemn(self.workers[worker_id])))
-        while self._idle and self._laden:
-            worker = next(iter(self._laden.values()))
-            if worker.since + STALLED > now:
-                break
-            actions.append(self._recall(worker))
+        for hands, patience in ((self._laden, STALLED), (self._heavy, OVERDUE)):
+            while hands and (worker := next(iter(hands.values()))).since + patience <= now:
+                actions.append(self._recall(worker))
         return actions
 
     def _recall(self, worker: Worker) -> Recall:

@@ -285,3 +285,22 @@ def test_shutdown_can_cancel_what_waits(launcher):
 def test_max_workers_must_be_positive(given):
     with pytest.raises(ValueError, match="max_workers must be greater than 0"):
         mainstay.Executor(given)
+
+
+def test_a_result_does_not_wait_for_the_task_after_it(pool, tmp_path):
+    """With one worker, the second call ends only when the client has seen the result of the first."""
+    flag = tmp_path / "flag"
+
+    def wait_for_flag(is_quick):
+        deadline = time.monotonic() + 20
+        while not is_quick and not flag.exists():
+            assert time.monotonic() < deadline, "the client did not get the result before"
+            time.sleep(0.001)
+
+    for future in [pool.submit(wait_for_flag, True) for _ in range(200)]:
+        future.result(30)
+    futures = [pool.submit(wait_for_flag, True) for _ in range(50)] + [pool.submit(wait_for_flag, False)]
+    for future in futures[:-1]:
+        future.result(30)
+    flag.touch()
+    assert futures[-1].result(30) is None

@@ -94,6 +94,16 @@ def test_what_a_slow_task_blocks_is_recalled_when_another_worker_idles():
     check(scheduler)
 
 
+def test_a_hand_from_which_nothing_comes_is_recalled_even_if_nobody_idles():
+    """A result of a short task may wait in the worker until the next is done, and somebody may wait for it."""
+    scheduler = with_workers(1)
+    for number in range(4):
+        scheduler.submit(Task(number, 1), 0.0)
+    scheduler.finished(0, [(0, AHEAD / 10)], 0.0)
+    assert scheduler.tick(STALLED) == [Recall(0)]
+    assert scheduler.next_tick() is None
+
+
 def test_a_task_that_overruns_is_killed_and_its_worker_gets_nothing_more():
     scheduler = with_workers(1)
     scheduler.submit(Task(1, 1, timeout=2.0), 0.0)

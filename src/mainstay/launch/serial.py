@@ -78,7 +78,7 @@ class Threads:
         try:
             with dial(self._addresses, self._key) as sock:
                 self._workers[number] = sock
-                worker = Worker(sock, f"{self._host}/{number}", self._host)
+                worker = Worker(sock, f"{self._host}/{number}", flush=0.0)  # a thread cannot be recalled
                 start_worker(sock, number, setup)
                 worker.serve()
         except OSError:

@@ -314,7 +314,7 @@ def serve_as_worker(addresses: list[Address], key: bytes, number: int, host: str
     sys.stdout = open(1, "w", buffering=1, closefd=False, errors="replace")  # noqa: SIM115  kept for life
     sys.stderr = open(2, "w", buffering=1, closefd=False, errors="replace")  # noqa: SIM115
     sock = dial(addresses, key)
-    worker = Worker(sock, f"{host}/{number}", host)
+    worker = Worker(sock, f"{host}/{number}")
     signal.signal(signal.SIGURG, lambda signum, frame: worker.recall())
     signal.siginterrupt(signal.SIGURG, False)
     start_worker(sock, number, setup)

@@ -2,9 +2,9 @@
 
     socket ─▶ reader ─▶ inbox ─▶ run, one at a time ─▶ outbox ─▶ socket
 
-Results of short tasks are sent together, when the inbox is empty or `FLUSH` seconds have passed. After its last
-result a worker polls the socket for `SPIN` seconds and then sleeps on it: waking a sleeping process costs more
-than a short task does. A recall comes as SIGURG, so that it can be answered while a task runs.
+Results of short tasks are sent together: when the inbox is empty, `FLUSH` seconds have passed, or a recall comes.
+After its last result a worker polls the socket for `SPIN` seconds and then sleeps on it: waking a sleeping process
+costs more than a short task does. A recall comes as SIGURG, so that it can be answered while a task runs.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ MOST_PIECES = 512  # of one sendmsg; the kernel's limit is 1,024
 class Worker:
     """Serves calls from `sock` (blocking, authenticated) until its end-of-file."""
 
-    def __init__(self, sock: socket.socket, name: str, host: str) -> None:
-        self._sock, self._name, self._host = sock, name, host
+    def __init__(self, sock: socket.socket, name: str, flush: float = FLUSH) -> None:
+        self._sock, self._name, self._flush_after = sock, name, flush
         self._pid = os.getpid()
         self._reader = FrameReader()
         self._inbox: deque[Frame] = deque()
@@ -50,7 +50,7 @@ class Worker:
                     self._call(frame)
                 elif frame.kind == Kind.DEFINE:
                     self._sources[frame.number] = frame
-                if self._outbox and (not inbox or perf_counter() - self._flushed > FLUSH):
+                if self._outbox and (not inbox or perf_counter() - self._flushed > self._flush_after):
                     self._flush()
 
     def recall(self) -> None:
