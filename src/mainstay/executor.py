@@ -98,16 +98,20 @@ class Executor(concurrent.futures.Executor):
         timeout: float | None = None,
         chunksize: int | None = None,
         buffersize: int | None = None,
+        progress: mapping.Progress | None = None,
     ) -> Iterator[T]:
         """Yield `fn` over the iterables, in order. See `concurrent.futures.Executor.map` (Python 3.14).
 
         Args:
             timeout: seconds from this call within which each result must be there, else `TimeoutError`.
-            chunksize: items per message (int >= 1); None: as many as the measured run times suggest.
+            chunksize: items per message (int >= 1); None: as many as the measured run times suggest. Items of one
+                message come back together; 1 sends each as soon as it is done.
             buffersize: how many items may be taken from the iterables before their results are (int >= 1);
                 None: all at once.
+            progress: called as `progress(done, total)` after each result, in the thread that iterates; `total` is
+                None when the iterables are taken piece by piece.
         """
-        return self._map(self._options, fn, iterables, timeout, chunksize, buffersize)
+        return self._map(self._options, fn, iterables, timeout, chunksize, buffersize, progress)
 
     def options(self, **given: Any) -> View:
         """Return this pool seen with other task options: `timeout`, `retries`, `worker_retries`, `priority`, `label`.
@@ -143,6 +147,7 @@ class Executor(concurrent.futures.Executor):
         timeout: float | None,
         chunksize: int | None,
         buffersize: int | None,
+        progress: mapping.Progress | None,
     ) -> Iterator[T]:
         mapping.check(timeout, chunksize, buffersize)
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -152,13 +157,14 @@ class Executor(concurrent.futures.Executor):
 
         if buffersize is not None:
             items: Iterator[Any] = zip(*iterables, strict=False)
-            return mapping.buffered(submit, fn, items, buffersize, deadline)
+            return mapping.watched(mapping.buffered(submit, fn, items, buffersize, deadline), None, progress)
         if options.timeout is not None or options.retries:
             chunksize = chunksize or 1  # these hold for an item, not for a chunk
         number = self._functions.lookup(fn).number  # what cannot be pickled is told now
         pace = self._paces.setdefault(number, mapping.Pace())
-        chunks = mapping.Chunks(submit, fn, mapping.columns(iterables), self.size, chunksize, pace)
-        return chunks.results(deadline)
+        rows = mapping.rows(iterables)
+        chunks = mapping.Chunks(submit, fn, rows, self.size, chunksize, pace)
+        return mapping.watched(chunks.results(deadline), len(rows), progress)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls; end the workers when all are done. See `concurrent.futures.Executor.shutdown`."""
@@ -224,9 +230,10 @@ class View(concurrent.futures.Executor):
         timeout: float | None = None,
         chunksize: int | None = None,
         buffersize: int | None = None,
+        progress: mapping.Progress | None = None,
     ) -> Iterator[T]:
         """As `Executor.map`, with this view's options."""
-        return self._executor._map(self._options, fn, iterables, timeout, chunksize, buffersize)
+        return self._executor._map(self._options, fn, iterables, timeout, chunksize, buffersize, progress)
 
     def options(self, **given: Any) -> View:
         """Return a further view, with these options changed."""

@@ -29,6 +29,7 @@ AHEAD = 8  # chunks under way for each worker; more follow when half of them are
 
 Item = tuple[Any, ...]
 Submit = Callable[..., "Future[Any]"]
+Progress = Callable[[int, "int | None"], object]
 
 
 class Pace:
@@ -213,6 +214,17 @@ def buffered(
     return results()
 
 
+def watched(results: Iterator[Any], total: int | None, progress: Progress | None) -> Iterator[Any]:
+    """Return the results, and tell `progress` of each."""
+    return results if progress is None else _told(results, total, progress)
+
+
+def _told(results: Iterator[Any], total: int | None, progress: Progress) -> Iterator[Any]:
+    for done, result in enumerate(results, 1):
+        progress(done, total)
+        yield result
+
+
 def check(timeout: float | None, chunksize: int | None, buffersize: int | None) -> None:
     """Raise `TypeError` or `ValueError` for what `map` does not take, as the standard library does."""
     if chunksize is not None and chunksize < 1:
@@ -223,7 +235,7 @@ def check(timeout: float | None, chunksize: int | None, buffersize: int | None) 
         raise ValueError("buffersize must be None or > 0")
 
 
-def columns(iterables: tuple[Iterable[Any], ...]) -> list[Item]:
+def rows(iterables: tuple[Iterable[Any], ...]) -> list[Item]:
     """Return the items of the iterables, side by side."""
     return list(zip(*iterables, strict=False))
 

@@ -148,6 +148,14 @@ def test_map_takes_no_more_than_its_buffer(pool):
     assert list(results) == list(range(1, 1000))
 
 
+@pytest.mark.parametrize(("buffersize", "total"), [(None, 5), (2, None)])
+def test_map_tells_of_its_progress(pool, buffersize, total):
+    told = []
+    results = pool.map(abs, range(5), buffersize=buffersize, progress=lambda done, total: told.append((done, total)))
+    assert list(results) == list(range(5))
+    assert told == [(done, total) for done in range(1, 6)]
+
+
 @pytest.mark.parametrize(
     ("given", "error"),
     [({"chunksize": 0}, ValueError), ({"buffersize": 0}, ValueError), ({"buffersize": "a"}, TypeError)],
