@@ -46,7 +46,8 @@ class Threads:
 
     def _serve(self) -> None:
         try:
-            control = self._control = dial(self._addresses, self._key)
+            self._control, _ = dial(self._addresses, self._key)
+            control = self._control
             hello = {"host": self._host, "pid": os.getpid(), "cores": 1, "slots": 1, "launch": self._launch}
             send_all(control, encode(Kind.AGENT_HELLO, pickle.dumps(hello)))
             reader = FrameReader()
@@ -76,7 +77,8 @@ class Threads:
 
     def _work(self, number: int, setup: dict[str, Any]) -> None:
         try:
-            with dial(self._addresses, self._key) as sock:
+            sock, _ = dial(self._addresses, self._key)
+            with sock:
                 self._workers[number] = sock
                 worker = Worker(sock, f"{self._host}/{number}", flush=0.0)  # a thread cannot be recalled
                 start_worker(sock, number, setup)

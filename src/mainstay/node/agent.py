@@ -78,8 +78,8 @@ class Agent:
     """Serves one pool on one node."""
 
     def __init__(self, addresses: list[Address], key: bytes, launch: int, slots: int | None = None) -> None:
-        self._addresses, self._key = addresses, key
-        self._sock = dial(addresses, key)
+        self._sock, reached = dial(addresses, key)
+        self._addresses, self._key = [reached, *addresses], key  # the workers try first what served their agent
         self._host = socket.gethostname()
         self._libc = _libc()
         self._reader = FrameReader()
@@ -313,7 +313,7 @@ def serve_as_worker(addresses: list[Address], key: bytes, number: int, host: str
     """Be worker `number`: connect, run the initializer, serve until the client closes."""
     sys.stdout = open(1, "w", buffering=1, closefd=False, errors="replace")  # noqa: SIM115  kept for life
     sys.stderr = open(2, "w", buffering=1, closefd=False, errors="replace")  # noqa: SIM115
-    sock = dial(addresses, key)
+    sock, _ = dial(addresses, key)
     worker = Worker(sock, f"{host}/{number}")
     signal.signal(signal.SIGURG, lambda signum, frame: worker.recall())
     signal.siginterrupt(signal.SIGURG, False)

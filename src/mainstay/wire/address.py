@@ -1,13 +1,17 @@
 """Where the broker listens and how a process of the pool reaches it.
 
-Three kinds of address, tried in this order: an abstract Unix socket (same host, no file), then TCP on each
-address that the client's host has. A worker tries them all, since a cluster's hosts have several networks.
+An abstract Unix socket (same host, no file), and TCP on each address that the client's host has: a cluster's hosts
+have several networks, and not every node is on each.
 """
 
 from __future__ import annotations
 
+import errno
+import os
+import select
 import socket
 import time
+from collections.abc import Iterator
 
 from mainstay.wire.auth import SIZE, Dialler
 
@@ -47,52 +51,78 @@ def own_addresses() -> list[str]:
     return sorted(found, key=lambda ip: ip.startswith("127."))
 
 
-def dial(addresses: list[Address], key: bytes, patience: float = 0.0) -> socket.socket:
-    """Return a blocking socket to the client, after both ends proved the key.
+def dial(addresses: list[Address], key: bytes) -> tuple[socket.socket, Address]:
+    """Return a blocking socket to the client, after both ends proved the key, and the address that it is at.
 
-    Each address is tried once; while `patience` seconds last, again. Raises `Unreachable` with every reason.
+    The Unix socket is tried first, then all the others at once, so that a network that swallows packets delays
+    nobody. Raises `Unreachable` with every reason.
     """
-    deadline = time.monotonic() + patience
-    while True:
-        reasons = []
-        for address in addresses:
-            try:
-                return _dial_one(address, key)
-            except OSError as error:
-                reasons.append(f"{address[0]}:{address[1]}: {error}")
-        if time.monotonic() >= deadline:
-            raise Unreachable("could not reach the client at any of its addresses: " + "; ".join(reasons))
-        time.sleep(0.1)
-
-
-def _dial_one(address: Address, key: bytes) -> socket.socket:
-    sock = _connect(address)
-    try:
-        sock.settimeout(HANDSHAKE_TIMEOUT)
-        dialler = Dialler(key)
-        sock.sendall(dialler.answer(_exactly(sock, SIZE)))
-        if not dialler.check(_exactly(sock, SIZE)):
-            raise ConnectionRefusedError("the listener does not know this pool's key")
-    except BaseException:
-        sock.close()
-        raise
-    sock.settimeout(None)
-    return sock
-
-
-def _connect(address: Address) -> socket.socket:
-    host, port = address
-    if host.startswith("@"):
-        sock = socket.socket(socket.AF_UNIX)
+    reasons: list[str] = []
+    for sock, address in _connected(addresses, reasons):
         try:
-            sock.connect("\0" + host[1:])
-        except BaseException:
+            prove(sock, key)
+            return sock, address
+        except OSError as error:
             sock.close()
-            raise
-        return sock
-    sock = socket.create_connection((host, port), timeout=DIAL_TIMEOUT)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return sock
+            reasons.append(f"{address[0]}:{address[1]}: {error}")
+    raise Unreachable("could not reach the client at any of its addresses: " + "; ".join(reasons))
+
+
+def _connected(addresses: list[Address], reasons: list[str]) -> Iterator[tuple[socket.socket, Address]]:
+    """Yield sockets as they connect; those that are not asked for are closed at the end."""
+    unix = [address for address in addresses if address[0].startswith("@")]
+    for group in (unix, [address for address in addresses if address not in unix]):
+        begun = {sock.fileno(): (sock, address) for sock, address in map(_begin, group)}
+        poll = select.poll()
+        for fd in begun:
+            poll.register(fd, select.POLLOUT)
+        deadline = time.monotonic() + DIAL_TIMEOUT
+        try:
+            while begun and (left := deadline - time.monotonic()) > 0:
+                for fd, _ in poll.poll(left * 1000):
+                    poll.unregister(fd)
+                    sock, address = begun.pop(fd)
+                    error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or _is_late(sock)
+                    if error:
+                        sock.close()
+                        reasons.append(f"{address[0]}:{address[1]}: {os.strerror(error)}")
+                    else:
+                        yield sock, address
+            reasons += [f"{host}:{port}: no answer in {DIAL_TIMEOUT:g} s" for _, (host, port) in begun.values()]
+        finally:
+            for sock, _ in begun.values():
+                sock.close()
+
+
+def _begin(address: Address) -> tuple[socket.socket, Address]:
+    """Begin to connect; how it went is asked of the socket."""
+    host, port = address
+    is_unix = host.startswith("@")
+    sock = socket.socket(socket.AF_UNIX if is_unix else socket.AF_INET)
+    sock.setblocking(False)
+    if not is_unix:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.connect_ex("\0" + host[1:] if is_unix else (host, port))
+    return sock, address
+
+
+def _is_late(sock: socket.socket) -> int:
+    """Return the error of a socket that looks ready but has no peer; 0 if it has one."""
+    try:
+        sock.getpeername()
+    except OSError:
+        return errno.ECONNREFUSED
+    return 0
+
+
+def prove(sock: socket.socket, key: bytes) -> None:
+    """Prove the key to the listener and have it prove it too; the socket blocks afterwards. Raises `OSError`."""
+    sock.settimeout(HANDSHAKE_TIMEOUT)
+    dialler = Dialler(key)
+    sock.sendall(dialler.answer(_exactly(sock, SIZE)))
+    if not dialler.check(_exactly(sock, SIZE)):
+        raise ConnectionRefusedError("the listener does not know this pool's key")
+    sock.settimeout(None)
 
 
 def _exactly(sock: socket.socket, count: int) -> bytes:
