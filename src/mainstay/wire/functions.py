@@ -40,11 +40,10 @@ class FunctionTable:
         """Return the function under which workers know `fn` now; raises what pickling it raises."""
         try:
             function, captured = self._known[fn]
+            is_known = not captured or _same(captured, _captured(fn))
         except (KeyError, TypeError):  # not seen, or not hashable or not weakly referable
-            return self._add(fn)
-        if captured and not _same(captured, _captured(fn)):
-            return self._add(fn)
-        return function
+            is_known = False
+        return function if is_known else self._add(fn)
 
     def _add(self, fn: Callable[..., Any]) -> Function:
         payload = dump(fn)
