@@ -130,11 +130,12 @@ def table(results: Results, failures: dict[str, str]) -> str:
 
 
 def ratios(results: Results) -> str:
-    """Return mainstay_local against the best peer that has futures, figure by figure."""
+    """Return mainstay_local against the best peer that has futures (in `map`: of all), figure by figure."""
     lines = []
     for figure, title in FIGURES.items():
         ours = values(results, "mainstay_local", "map" if figure == "chunked" else figure)
-        peers = {n: statistics.median(v) for n in results if "mainstay" not in n and (v := values(results, n, figure))}
+        names = [n for n in results if "mainstay" not in n and (figure == "map" or values(results, n, "many"))]
+        peers = {n: statistics.median(v) for n in names if (v := values(results, n, figure))}
         if not ours or not peers or figure == "idle":
             continue
         less_is_more = figure in ("call", "first")

@@ -14,5 +14,8 @@ def increment(value: int) -> int:
     return value + 1
 
 
-def nap(seconds: float) -> None:
+def nap(seconds: float) -> float:
+    """Sleep, and return for how long it really was."""
+    began = time.perf_counter()
     time.sleep(seconds)
+    return time.perf_counter() - began

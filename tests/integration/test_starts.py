@@ -192,7 +192,7 @@ def test_a_temporary_directory_that_cannot_be_used_does_not_matter(tmp_path, lau
 
 
 def interrupted(client):
-    """Press Ctrl-C; again if need be: an interrupt just before a thread blocks is not seen by CPython until it wakes."""
+    """Press Ctrl-C; again if need be: CPython does not see an interrupt that comes just before a thread blocks."""
     for _ in range(5):
         client.send_signal(signal.SIGINT)
         try:
