@@ -54,6 +54,7 @@ class Search:
 
     def _mirrored(self, point: Point) -> Point:
         """Reflect at a bound what lies beyond it; what then lies beyond the other is set to the first."""
-        point = np.where(point < self._lower, 2 * self._lower - point, point)
-        point = np.where(point > self._upper, 2 * self._upper - point, point)
-        return np.where(point < self._lower, self._upper, point)
+        from_lower, from_upper = 2 * self._lower - point, 2 * self._upper - point
+        low = np.where(from_lower > self._upper, self._lower, from_lower)
+        high = np.where(from_upper < self._lower, self._upper, from_upper)
+        return np.where(point < self._lower, low, np.where(point > self._upper, high, point))

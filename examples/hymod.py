@@ -17,13 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 Series = NDArray[np.float64]
+MISSING = "the data come with spotpy: pip install 'mainstay[examples]'"
 AREA = 1.783  # km²
 LITRES_PER_SECOND = AREA * 1e6 / 86_400  # of 1 mm/day over the catchment
 
 # name: (lower bound, upper bound, meaning)
 PARAMETERS = {
     "cmax": (1.0, 500.0, "largest soil moisture capacity, mm"),
-    "bexp": (0.1, 2.0, "how the capacity varies over the catchment"),
+    "bexp": (0.1, 2.0, "its spread over the catchment"),
     "alpha": (0.1, 0.99, "share of quick flow"),
     "Ks": (0.001, 0.10, "slow reservoir's rate, 1/day"),
     "Kq": (0.1, 0.99, "quick reservoirs' rate, 1/day"),
@@ -59,8 +60,11 @@ def data_file() -> Path:
     """Return the path of spotpy's data, without the seconds that importing spotpy takes."""
     spec = importlib.util.find_spec("spotpy")
     if spec is None or spec.origin is None:
-        raise SystemExit("the data come with spotpy: pip install 'mainstay[examples]'")
-    return Path(spec.origin).parent / "examples" / "hymod_python" / "hymod_input.csv"
+        raise FileNotFoundError(MISSING)
+    path = Path(spec.origin).parent / "examples" / "hymod_python" / "hymod_input.csv"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there; {MISSING}")
+    return path
 
 
 def simulate(parameters: Series) -> Series:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +22,6 @@ from rich.live import Live
 from rich.table import Table
 
 import drawing
-import hymod
 import mainstay
 from dds import Point, Search
 from hymod import LOWER, PARAMETERS, UPPER, catchment, kge, nse, simulate
@@ -67,7 +66,9 @@ def in_batches(executor: mainstay.Executor, search: Search, batches: int, size: 
 def asynchronously(executor: mainstay.Executor, search: Search, evaluations: int, ahead: int, show: Show) -> float:
     """Keep `ahead` candidates under way; each score that comes back makes room for the next. Returns worked s."""
     worked = 0.0
-    under_way = {executor.submit(score, point): point for point in (search.ask() for _ in range(ahead))}
+    under_way: dict[Future[tuple[float, float]], Point] = {
+        executor.submit(score, point): point for point in (search.ask() for _ in range(ahead))
+    }
     while under_way:
         for future in wait(under_way, return_when=FIRST_COMPLETED).done:
             value, seconds = future.result()
@@ -80,11 +81,13 @@ def asynchronously(executor: mainstay.Executor, search: Search, evaluations: int
     return worked
 
 
-def calibrate(given: argparse.Namespace) -> list[Run]:
-    """Run both forms on one pool; on Ctrl-C, return what there is."""
+def calibrate(given: argparse.Namespace, searches: list[Search]) -> list[Run]:
+    """Run both forms on one pool, and print what came of them. `searches` takes each search as it starts."""
     runs: list[Run] = []
     with mainstay.Executor(given.workers, launcher=given.launcher) as executor:
-        console.print(f"[bold]{executor.wait_ready(timeout=120)}", highlight=False)
+        console.print(
+            str(executor.wait_ready(timeout=120)), style="bold", highlight=False, markup=False, soft_wrap=True
+        )
         workers = executor.size
         size, evaluations = EACH * workers, EACH * workers * given.batches
         forms: dict[str, Callable[[Search, Show], float]] = {
@@ -93,6 +96,7 @@ def calibrate(given: argparse.Namespace) -> list[Run]:
         }
         for name, form in forms.items():
             search = Search(LOWER, UPPER, evaluations, given.seed)
+            searches.append(search)
             with progress(name, executor, evaluations) as show:
                 began = time.perf_counter()
                 worked = form(search, show)
@@ -113,14 +117,14 @@ def progress(name: str, executor: mainstay.Executor, evaluations: int) -> Iterat
             quarter = 4 * done // evaluations
             if quarter == said and (now - shown < 0.1 or not console.is_terminal):
                 return
-            busy = sum(worker.state == "busy" for worker in executor.workers)
             line = (
                 f"{name:>12}: {done:5d} of {evaluations} evaluations, best NSE {search.best_score:.4f}, "
-                f"{done / (now - began):6.1f} evaluations/s, {busy} workers busy"
+                f"{done / (now - began):6.1f} evaluations/s"
             )
             shown, said = now, quarter
             if console.is_terminal:
-                live.update(line)
+                busy = sum(worker.state == "busy" for worker in executor.workers)
+                live.update(f"{line}, {busy} of {executor.size} workers busy")
             else:
                 print(line, flush=True)
 
@@ -160,24 +164,41 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="of the random numbers (default: 1)")
     parser.add_argument("--out", type=Path, default=Path("mainstay-demo"), help="folder of the pictures")
     given = parser.parse_args()
-    if given.batches < 1:
-        parser.error(f"--batches must be at least 1; given: {given.batches}")
+    for name in ("batches", "workers"):
+        value = getattr(given, name)
+        if value is not None and value < 1:
+            parser.error(f"--{name} must be at least 1; given: {value}")
     return given
+
+
+def interrupted(searches: list[Search]) -> str:
+    """Return the line that tells of a Ctrl-C: the best point of all searches so far, if one is known."""
+    best = max(searches, key=lambda search: search.best_score, default=None)
+    if best is None or not best.history:
+        return "interrupted before the first score"
+    point = ", ".join(f"{name} {value:.4g}" for name, value in zip(PARAMETERS, best.best, strict=True))
+    return f"interrupted; best NSE so far {best.best_score:.4f}: {point}"
+
+
+def draw(out: Path, runs: list[Run]) -> None:
+    """Write both pictures; the discharge is that of the better run."""
+    out.mkdir(parents=True, exist_ok=True)
+    best = max((run.search for run in runs), key=lambda search: search.best_score)
+    drawing.discharge(out / "hymod_discharge.png", catchment(), simulate(best.best), CALIBRATION, VALIDATION)
+    drawing.convergence(out / "hymod_convergence.png", {run.name: np.array(run.search.history) for run in runs})
 
 
 def main() -> None:
     given = arguments()
     began = time.perf_counter()
+    searches: list[Search] = []
     try:
-        runs = calibrate(given)
+        catchment()  # what is missing is told here, not by a worker
+        draw(given.out, calibrate(given, searches))
+    except FileNotFoundError as error:
+        raise SystemExit(str(error)) from None
     except KeyboardInterrupt:
-        raise SystemExit("interrupted: the pool is closed, and nothing was drawn") from None
-    given.out.mkdir(parents=True, exist_ok=True)
-    best = max((run.search for run in runs), key=lambda search: search.best_score)
-    drawing.discharge(
-        given.out / "hymod_discharge.png", hymod.catchment(), simulate(best.best), CALIBRATION, VALIDATION
-    )
-    drawing.convergence(given.out / "hymod_convergence.png", {run.name: np.array(run.search.history) for run in runs})
+        raise SystemExit(interrupted(searches)) from None
     console.print(f"pictures in {given.out}/; {time.perf_counter() - began:.1f} s in all", highlight=False)
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from threading import get_ident
@@ -54,6 +54,8 @@ class Broker:
         self.broken: BaseException | None = None
         self.started_after: float | None = None  # seconds until every worker stood
         self._begun = now()
+        self._start_timeout = start_timeout
+        self._announce_at: float | None = None  # when it is told that workers are missing
         self._tasks: dict[int, Task] = {}
         self._functions: dict[int, Function] = {}
         self._outcomes: list[Outcome] = []
@@ -139,16 +141,13 @@ class Broker:
 
     def describe(self) -> Description:
         """Return what stands; the lock must be held."""
-        hosts: dict[str, int] = {}
-        for number in self.scheduler.workers:
-            host = self.roster.workers[number].host
-            hosts[host] = hosts.get(host, 0) + 1
+        hosts = Counter(self.roster.workers[number].host for number in self.scheduler.workers)
         current = self.launches.current
         name = "" if current is None else current.launcher.name
         reasons, ever = list(self.launches.reasons), self.roster.ever_started
         standing = len(self.scheduler.workers)
         wanted = self.roster.wanted or len(self.roster.workers)
-        return Description(name, hosts, standing, wanted, self.started_after, reasons, ever)
+        return Description(name, dict(hosts), standing, wanted, self.started_after, reasons, ever)
 
     def workers(self) -> list[WorkerInfo]:
         """Return every worker and what it does; the lock must be held."""
@@ -193,11 +192,7 @@ class Broker:
         """In a forked child: let go of everything without a word, since it all belongs to the parent."""
         self._closing = self._over = True
         self.broken = PoolBroken("this executor belongs to the parent process; make one of your own after a fork")
-        for worker in self.roster.workers.values():
-            if worker.connection is not None:
-                worker.connection.sock.close()
-        for agent in self.roster.agents:
-            agent.connection.sock.close()
+        self.roster.abandon()
         self.door.close()
         self._reactor.close()
 
@@ -221,6 +216,8 @@ class Broker:
             self.door.tick(time_now)
             self.roster.tick(time_now)
             self.launches.tick(time_now)
+            if self._announce_at is not None and self._announce_at <= time_now:
+                self._announce(logging.WARNING)
         self._settle()
 
     def _settle(self) -> None:
@@ -241,7 +238,8 @@ class Broker:
     def _timeout(self) -> float | None:
         with self.lock:
             door, roster = self.door.next_deadline(), self.roster.next_deadline()
-            return self._reactor.timeout([self.scheduler.next_tick(), door, roster, self.launches.deadline])
+            launch = self.launches.deadline
+            return self._reactor.timeout([self.scheduler.next_tick(), door, roster, launch, self._announce_at])
 
     def _is_mine(self) -> bool:
         return get_ident() == self._thread.ident
@@ -303,9 +301,15 @@ class Broker:
     def worker_joined(self, worker: WorkerState) -> None:
         self._act(self.scheduler.joined(worker.number, now()))
         self.changed.notify_all()
-        if self.started_after is None and self.roster.is_complete():
-            self.started_after = now() - self._begun
-            self._log(logging.INFO, str(self.describe()))
+        if self.started_after is None:
+            self._announce_at = self._announce_at or now() + self._start_timeout
+            if self.roster.is_complete():
+                self._announce(logging.INFO)
+
+    def _announce(self, level: int) -> None:
+        """Say who stands: once, when all do or when those that are missing have had their time."""
+        self.started_after, self._announce_at = now() - self._begun, None
+        self._log(level, str(self.describe()))
 
     def worker_spoke(self, worker: WorkerState, frames: list[Frame]) -> None:
         done = [frame for frame in frames if frame.kind == Kind.RESULT or frame.kind == Kind.ERROR]

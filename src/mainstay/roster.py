@@ -23,6 +23,7 @@ from mainstay.wire.frames import Frame, Kind, encode
 from mainstay.wire.payload import load
 from mainstay.wire.poller import Poller
 
+SILENT = 30.0  # seconds without a word, heartbeats included, after which an agent's host is taken for dead
 MOST_STILLBORN = 3  # workers of one agent that end, one after another, before they say hello
 
 
@@ -33,6 +34,7 @@ class AgentState:
         self.connection, self.host, self.namespace = connection, host, namespace
         self.workers: dict[int, WorkerState] = {}
         self.stillborn = 0
+        self.heard = time.monotonic()
 
 
 class WorkerState:
@@ -145,6 +147,7 @@ class Roster:
         agent.connection.send(encode(Kind.FORK, number=self._numbers))
 
     def _on_agent(self, agent: AgentState, frames: list[Frame]) -> None:
+        agent.heard = time.monotonic()
         for frame in frames:
             if frame.kind == Kind.FORKED:
                 self.ever_started += 1
@@ -160,10 +163,10 @@ class Roster:
                 self._pool.worker_spoke(worker, rest)
         self._worker_gone(worker, end)
 
-    def _agent_gone(self, agent: AgentState) -> None:
+    def _agent_gone(self, agent: AgentState, what: str = "is gone") -> None:
         self.dismiss([agent])
         if self._launches.current is not None and not self.closing:
-            self._log(logging.WARNING, f"the agent on {agent.host} is gone; its tasks run again elsewhere")
+            self._log(logging.WARNING, f"the agent on {agent.host} {what}; its tasks run again elsewhere")
             if not self.agents:
                 self._launches.lost_all(time.monotonic())
 
@@ -229,12 +232,16 @@ class Roster:
     # -- time
 
     def next_deadline(self) -> float | None:
-        return next(iter(self._leaving.values()), None)  # the oldest is the first
+        silence = min((agent.heard + SILENT for agent in self.agents), default=None)
+        leaving = next(iter(self._leaving.values()), None)  # the oldest is the first
+        return min((t for t in (silence, leaving) if t is not None), default=None)
 
     def tick(self, now: float) -> None:
         for number, deadline in list(self._leaving.items()):
             if deadline <= now and number in self.workers:
                 self._worker_gone(self.workers[number], End())
+        for agent in [agent for agent in self.agents if agent.heard + SILENT <= now]:
+            self._agent_gone(agent, f"has said nothing for {SILENT:g} s")
 
     def stop(self, patience: float) -> None:
         """Close the workers' connections, which ends them; agents kill what still runs after `patience` seconds."""
@@ -244,6 +251,12 @@ class Roster:
                 worker.connection.close()
         for agent in self.agents:
             agent.connection.send(encode(Kind.STOP, number=int(patience * 1000)))
+
+    def abandon(self) -> None:
+        """In a forked child: close every socket, without a word and without touching what the parent polls."""
+        workers = [worker.connection for worker in self.workers.values() if worker.connection is not None]
+        for connection in [*workers, *(agent.connection for agent in self.agents)]:
+            connection.sock.close()
 
     def close(self) -> None:
         for agent in self.agents:

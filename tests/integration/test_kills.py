@@ -45,6 +45,17 @@ def test_a_killed_agent_is_started_anew_and_every_result_comes_once():
         assert [future.result(60) for future in futures] == list(range(200))
 
 
+def test_an_agent_that_falls_silent_is_given_up(monkeypatch):
+    """As when a host loses its power: no end-of-file comes, only silence."""
+    monkeypatch.setattr("mainstay.roster.SILENT", 6.0)
+    with mainstay.Executor(2, launcher="local") as executor:
+        agent = executor.submit(os.getppid).result(30)
+        os.kill(agent, signal.SIGSTOP)
+        executor.options(worker_retries=0).submit(os.getpid).result(30)  # the workers still stand
+        future = executor.submit(lambda: (os.kill(os.getpid(), signal.SIGSTOP) if os.getppid() == agent else 0, 7)[1])
+        assert future.result(30) == 7
+
+
 def test_killed_workers_are_replaced():
     with mainstay.Executor(2, launcher="local") as executor:
         futures = [executor.submit(lambda i: (time.sleep(0.01), i, os.getpid())[1:], i) for i in range(200)]

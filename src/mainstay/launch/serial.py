@@ -14,7 +14,7 @@ import threading
 from typing import Any
 
 from mainstay.launch import Invitation
-from mainstay.node.agent import start_worker
+from mainstay.node.agent import HEARTBEAT, start_worker
 from mainstay.node.worker import Worker, send_all
 from mainstay.wire.address import Address, dial, from_text
 from mainstay.wire.frames import Frame, FrameReader, Kind, encode
@@ -51,6 +51,7 @@ class Threads:
             hello = {"host": self._host, "pid": os.getpid(), "cores": 1, "slots": 1, "launch": self._launch}
             send_all(control, encode(Kind.AGENT_HELLO, pickle.dumps(hello)))
             reader = FrameReader()
+            threading.Thread(target=self._beat, daemon=True).start()
             while count := control.recv_into(reader.get_buffer()):
                 for frame in reader.received(count):
                     self._on_frame(control, frame)
@@ -60,6 +61,13 @@ class Threads:
             if self._control is not None:
                 self._control.close()
             self._over.set()
+
+    def _beat(self) -> None:
+        try:
+            while not self._over.wait(HEARTBEAT) and self._control is not None:
+                send_all(self._control, encode(Kind.HEARTBEAT))
+        except OSError:
+            pass  # the pool was closed
 
     def _on_frame(self, control: socket.socket, frame: Frame) -> None:
         if frame.kind == Kind.SETUP:

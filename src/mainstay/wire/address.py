@@ -18,6 +18,7 @@ from mainstay.wire.auth import SIZE, Dialler
 Address = tuple[str, int]  # ("@name", 0) for an abstract Unix socket, else (IP address, port)
 DIAL_TIMEOUT = 5.0  # seconds for one address
 HANDSHAKE_TIMEOUT = 10.0
+SILENT = 60.0  # seconds without an acknowledgement after which the other host is taken for dead
 SIOCGIFADDR = 0x8915
 
 
@@ -102,6 +103,7 @@ def _begin(address: Address) -> tuple[socket.socket, Address]:
     sock.setblocking(False)
     if not is_unix:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(SILENT * 1000))
     sock.connect_ex("\0" + host[1:] if is_unix else (host, port))
     return sock, address
 
