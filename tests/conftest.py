@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 
 import psutil
 import pytest
+
+MARK = "MAINSTAY_TESTS"  # in the environment of all that these tests start
+os.environ[MARK] = str(os.getpid())
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 15.0) -> None:
@@ -18,12 +22,17 @@ def wait_until(condition: Callable[[], bool], seconds: float = 15.0) -> None:
 
 
 def agents() -> list[psutil.Process]:
-    """The agents and workers that run on this machine."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        if any("mainstay.node" in word for word in process.info["cmdline"] or ()):
-            found.append(process)
-    return found
+    """The agents and workers that this run of the tests has started."""
+    return [process for process in psutil.process_iter(["cmdline"]) if _is_ours(process)]
+
+
+def _is_ours(process: psutil.Process) -> bool:
+    if not any("mainstay.node" in word for word in process.info["cmdline"] or ()):
+        return False
+    try:
+        return process.environ().get(MARK) == os.environ[MARK]
+    except psutil.Error:
+        return False  # it has ended, or is another user's
 
 
 @pytest.fixture(autouse=True, scope="module")

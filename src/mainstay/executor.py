@@ -87,7 +87,7 @@ class Executor(concurrent.futures.Executor):
         lifetime.add(self._broker)
         self._broker.start()
 
-    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[T]:
         """Run `fn(*args, **kwargs)` on a worker; return its future. See `concurrent.futures.Executor.submit`."""
         return self._submit(self._options, fn, args, kwargs)
 
@@ -219,7 +219,7 @@ class View(concurrent.futures.Executor):
     def __init__(self, executor: Executor, options: Options) -> None:
         self._executor, self._options = executor, options
 
-    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[T]:
         """As `Executor.submit`, with this view's options."""
         return self._executor._submit(self._options, fn, args, kwargs)
 

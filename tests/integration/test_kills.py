@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -80,16 +79,3 @@ def test_a_launcher_that_cannot_start_is_told():
     with mainstay.Executor(1, launcher=Nowhere()) as executor:
         with pytest.raises(mainstay.LaunchError, match="nowhere: there is nothing here"):
             executor.submit(abs, 1).result(30)
-
-
-def test_strangers_are_refused_and_the_pool_goes_on():
-    with mainstay.Executor(1, launcher="local") as executor:
-        assert executor.submit(abs, -1).result(30) == 1
-        port = executor._broker.door.addresses[-1]
-        idle = [socket.create_connection(port) for _ in range(400)]
-        idle[-1].sendall(b"x" * 100)
-        assert executor.submit(abs, -2).result(30) == 2
-        wait_until(lambda: len(executor._broker.door.strangers) <= 256)
-        for sock in idle:
-            sock.close()
-        assert executor.submit(abs, -3).result(30) == 3
