@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test check bench clean
+.PHONY: demo test test-pythons check bench clean
 
 demo: $(VENV)/ready
 	$(BIN)/mainstay demo
@@ -16,6 +16,10 @@ check: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/unit/test_house.py tests/integration/test_budget.py
+
+test-pythons: $(VENV)/ready
+	.ci/pythons
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
