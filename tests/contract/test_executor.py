@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
+import gc
 import os
 import signal
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
 
 import mainstay
+from mainstay import launch
 
-LAUNCHERS = ["local", "mpiexec", "serial"]
+RANK_0_OF_2 = {"PMI_RANK": "0", "PMI_SIZE": "2", "MPI_LOCALRANKID": "0", "MPI_LOCALNRANKS": "2"}
 
 
-@pytest.fixture(scope="module", params=LAUNCHERS)
-def pool(request):
-    with mainstay.Executor(2, launcher=request.param) as executor:
+@pytest.fixture(scope="module", params=launch.AUTO)
+def launcher(request):
+    """Each launcher's name; those that cannot serve here are skipped with their own reason."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "world":
+            for name, value in RANK_0_OF_2.items():
+                patch.setenv(name, value)
+        reason = launch.find(request.param).why_not()
+        if reason is not None:
+            pytest.skip(reason)
+        yield request.param
+
+
+@pytest.fixture(scope="module")
+def pool(launcher):
+    with mainstay.Executor(2, launcher=launcher) as executor:
         yield executor
 
 
@@ -250,7 +267,6 @@ def test_a_child_that_a_task_forks_does_not_answer(pool):
     assert pool.submit(abs, -1).result(60) == 1
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_initializer(launcher):
     def begin(value):
         os.environ["BEGUN"] = value
@@ -259,7 +275,6 @@ def test_initializer(launcher):
         assert executor.submit(os.getenv, "BEGUN").result(30) == "yes"
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_a_failing_initializer_breaks_the_pool(launcher):
     with mainstay.Executor(1, launcher=launcher, initializer=divmod, initargs=(1, 0)) as executor:
         with pytest.raises(concurrent.futures.BrokenExecutor) as caught:
@@ -269,7 +284,6 @@ def test_a_failing_initializer_breaks_the_pool(launcher):
             executor.submit(abs, 1)
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_shutdown(launcher):
     executor = mainstay.Executor(2, launcher=launcher)
     futures = [executor.submit(abs, -i) for i in range(100)]
@@ -279,7 +293,6 @@ def test_shutdown(launcher):
         executor.submit(abs, 1)
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_shutdown_can_cancel_what_waits(launcher):
     executor = mainstay.Executor(1, launcher=launcher)
     assert executor.submit(abs, 1).result(30) == 1
@@ -312,3 +325,79 @@ def test_a_result_does_not_wait_for_the_task_after_it(pool, tmp_path):
         future.result(30)
     flag.touch()
     assert futures[-1].result(30) is None
+
+
+def test_asyncio_runs_in_it(pool):
+    async def several():
+        loop = asyncio.get_running_loop()
+        return await asyncio.gather(*(loop.run_in_executor(pool, abs, -i) for i in range(20)))
+
+    assert asyncio.run(several()) == list(range(20))
+
+
+def test_a_callback_may_want_a_lock_that_the_submitting_thread_holds(pool):
+    """A thread that submits may receive results meanwhile, but must not run callbacks."""
+    lock = threading.Lock()
+    called = threading.Event()
+
+    def callback(future):
+        with lock:
+            called.set()
+
+    slow = pool.submit(time.sleep, 0.05)
+    slow.add_done_callback(callback)
+    with lock:
+        others = []
+        while not slow.done():
+            others.append(pool.submit(abs, -1))
+    assert called.wait(30)
+    assert {future.result(30) for future in others} <= {1}
+
+
+def test_a_callback_may_submit(pool):
+    done = threading.Event()
+    seen = []
+
+    def again(future):
+        seen.append(future.result())
+        if len(seen) < 50:
+            pool.submit(abs, -len(seen)).add_done_callback(again)
+        else:
+            done.set()
+
+    pool.submit(abs, 0).add_done_callback(again)
+    assert done.wait(30)
+    assert seen == list(range(50))
+
+
+def test_many_threads_share_a_pool(pool):
+    def work(i):
+        return [pool.submit(abs, -i).result(30) for _ in range(50)]
+
+    with concurrent.futures.ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(work, range(16))) == [[i] * 50 for i in range(16)]
+
+
+def test_an_executor_that_is_let_go_ends(launcher):
+    executor = mainstay.Executor(1, launcher=launcher)
+    future = executor.submit(abs, -1)
+    broker = weakref.ref(executor._broker)
+    thread = executor._broker._thread
+    del executor
+    assert future.result(30) == 1
+    thread.join(30)
+    assert not thread.is_alive()
+    del future
+    gc.collect()
+    assert broker() is None
+
+
+def test_nothing_is_kept_of_a_result_that_was_let_go(pool):
+    class Mark:
+        pass
+
+    result = pool.submit(Mark).result(30)
+    mark = weakref.ref(result)
+    del result
+    gc.collect()
+    assert mark() is None
