@@ -276,6 +276,7 @@ class Broker:
     def _shut(self) -> None:
         with self.lock:
             self._closing = True
+            self.launches.closing = True
             self.roster.stop(self._patience)
         self._hear_last_words(now() + LAST_WORDS)
         with self.lock:

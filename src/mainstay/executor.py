@@ -57,8 +57,12 @@ class Executor(concurrent.futures.Executor):
         worker_retries: int = 2,
         log: Callable[[str], object] | None = None,
     ) -> None:
+        if max_workers is not None and not isinstance(max_workers, int):
+            raise TypeError(f"max_workers must be None or an int; given: {max_workers!r}")
         if max_workers is not None and max_workers <= 0:
             raise ValueError(f"max_workers must be greater than 0; given: {max_workers}")
+        if not start_timeout > 0:
+            raise ValueError(f"start_timeout must be a number of seconds > 0; given: {start_timeout!r}")
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be a callable; given: {initializer!r}")
         launchers = chain(launcher)

@@ -94,6 +94,7 @@ class Launches:
         self._count = 0
         self._fruitless = 0
         self._brought_workers = False
+        self.closing = False  # a launch that ends now has done its work
         self.on_lost: Callable[[], None]
         self.on_exhausted: Callable[[LaunchError], None]
 
@@ -111,7 +112,7 @@ class Launches:
         attempt.begin(lambda reason: self._post(lambda: self._ended(attempt, reason)))
 
     def _ended(self, attempt: Attempt, reason: str) -> None:
-        if attempt is self.current:
+        if attempt is self.current and not self.closing:
             self.fail(reason)
 
     def stands(self) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import gc
 import os
+import re
 import signal
 import threading
 import time
@@ -302,10 +303,23 @@ def test_shutdown_can_cancel_what_waits(launcher):
     assert futures[-1].cancelled()
 
 
-@pytest.mark.parametrize("given", [0, -1])
-def test_max_workers_must_be_positive(given):
-    with pytest.raises(ValueError, match="max_workers must be greater than 0"):
-        mainstay.Executor(given)
+@pytest.mark.parametrize(
+    ("given", "error", "words"),
+    [
+        ({"max_workers": 0}, ValueError, "max_workers must be greater than 0"),
+        ({"max_workers": "4"}, TypeError, "max_workers must be None or an int; given: '4'"),
+        ({"launcher": "mpirun"}, ValueError, "launcher='mpirun' is not known; allowed: 'auto', 'world'"),
+        ({"launcher": 5}, TypeError, "launcher=5 is none; a Launcher has name"),
+        ({"launcher": []}, ValueError, "names none"),
+        ({"initializer": 5}, TypeError, "initializer must be a callable"),
+        ({"start_timeout": 0}, ValueError, "start_timeout must be a number of seconds > 0"),
+        ({"retries": -1}, ValueError, "retries must be an int >= 0"),
+        ({"log": 5}, TypeError, "log must be None"),
+    ],
+)
+def test_nonsense_is_refused_at_once(given, error, words):
+    with pytest.raises(error, match=re.escape(words)):
+        mainstay.Executor(**given)
 
 
 def test_a_result_does_not_wait_for_the_task_after_it(pool, tmp_path):

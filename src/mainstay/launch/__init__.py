@@ -76,4 +76,8 @@ def chain(launcher: str | Launcher | Sequence[str | Launcher]) -> list[Launcher]
     items = [launcher] if isinstance(launcher, str) or not isinstance(launcher, Sequence) else launcher
     if not items:
         raise ValueError("launcher=[] names none; allowed: 'auto', a name, a Launcher, or a list of them")
-    return [find(item) if isinstance(item, str) else item for item in items]
+    launchers = [find(item) if isinstance(item, str) else item for item in items]
+    for one in launchers:
+        if not (hasattr(one, "name") and hasattr(one, "why_not") and hasattr(one, "start")):
+            raise TypeError(f"launcher={one!r} is none; a Launcher has name, most_workers, why_not() and start()")
+    return launchers
