@@ -62,6 +62,7 @@ class Broker:
         self._printed: deque[tuple[str, Frame]] = deque()
         self._log = log
         self._closing = self._over = False
+        self._takes_late = True
         self._patience = LAST_WORDS / 2  # seconds for the workers to end by themselves
         self._callbacks: deque[Callable[[], None]] = deque()
         self._reactor = Reactor()
@@ -69,14 +70,12 @@ class Broker:
         control, data = self._reactor.control, self._reactor.data
         key = auth.new_key()
         self.door = Door(control, key, lambda sock: self.roster.admit(sock))
-        self.launches = Launches(chain, start_timeout, lambda n: self._invitation(key, n), self._reactor.call_soon, log)
+        invitation = Invitation(address.to_text(self.door.addresses), key.hex(), 0)
+        self.launches = Launches(chain, start_timeout, invitation, self._reactor.call_soon, log)
         self.launches.on_lost = lambda: self.roster.dismiss(list(self.roster.agents))
         self.launches.on_exhausted = self.break_down
         self.roster = Roster(self, control, data, self.launches, wanted, setup, log)
         self._thread = threading.Thread(target=self._run, name="mainstay-broker", daemon=True)
-
-    def _invitation(self, key: bytes, number: int) -> Invitation:
-        return Invitation(address.to_text(self.door.addresses), key.hex(), number)
 
     # -- what the executor and its futures call, in any thread
 
@@ -84,11 +83,12 @@ class Broker:
         self._thread.start()
         self._reactor.call_soon(self.launches.begin)
 
-    def submit(self, task: Task, function: Function) -> None:
+    def submit(self, task: Task, function: Function, late: bool = False) -> None:
+        """Queue a task; a `late` one belongs to a call made before the pool was closed, and is still taken."""
         with self.lock:
             if self.broken is not None:
                 raise self.broken
-            if self._closing:
+            if self._closing and not (late and self._takes_late):
                 raise RuntimeError("cannot schedule new futures after shutdown")
             self._tasks[task.id] = task
             self._functions.setdefault(function.number, function)
@@ -233,7 +233,9 @@ class Broker:
     def _is_over(self) -> bool:
         with self.lock:
             waiting = self._tasks or self._outcomes or self._reactor.calls or self._callbacks
-            return self._closing and not waiting
+            over = self._closing and not waiting
+            self._takes_late = self._takes_late and not over
+            return over
 
     def _timeout(self) -> float | None:
         with self.lock:
@@ -248,6 +250,7 @@ class Broker:
 
     def _close(self, cancel: bool, abort: bool) -> None:
         self._closing = True
+        self._takes_late = not (cancel or abort)
         self._reactor.take_back(at_once=True)
         if abort:
             self._patience = 0.0

@@ -124,8 +124,10 @@ class Executor(concurrent.futures.Executor):
         """
         return View(self, self._options.changed(given))
 
-    def _submit(self, options: Options, fn: Callable[..., T], args: tuple[Any, ...], kwargs: Any) -> Future[T]:
-        if self._closed:
+    def _submit(
+        self, options: Options, fn: Callable[..., T], args: tuple[Any, ...], kwargs: Any, *, late: bool = False
+    ) -> Future[T]:
+        if self._closed and not late:
             raise RuntimeError("cannot schedule new futures after shutdown")
         function = self._functions.lookup(fn)
         future: Future[T] = Future(self._broker, function.number)
@@ -140,7 +142,7 @@ class Executor(concurrent.futures.Executor):
             options.retries,
             options.worker_retries,
         )
-        self._broker.submit(task, function)
+        self._broker.submit(task, function, late)
         return future
 
     def _map(
@@ -166,8 +168,12 @@ class Executor(concurrent.futures.Executor):
             chunksize = chunksize or 1  # these hold for an item, not for a chunk
         number = self._functions.lookup(fn).number  # what cannot be pickled is told now
         pace = self._paces.setdefault(number, mapping.Pace())
+
+        def submit_late(fn: Callable[..., Any], *args: Any) -> Future[Any]:
+            return self._submit(options, fn, args, {}, late=True)  # what `map` was given counts as submitted
+
         rows = mapping.rows(iterables)
-        chunks = mapping.Chunks(submit, fn, rows, self.size, chunksize, pace)
+        chunks = mapping.Chunks(submit_late, fn, rows, self.size, chunksize, pace)
         return mapping.watched(chunks.results(deadline), len(rows), progress)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:

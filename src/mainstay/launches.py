@@ -79,14 +79,20 @@ class Launches:
     Args:
         chain: the launchers.
         start_timeout: seconds within which an attempt must bring a worker.
-        invite: returns the invitation for the launch of that number.
+        invitation: for agents; each launch is given its own number in it.
         post: runs a call in the broker's thread.
     """
 
     def __init__(
-        self, chain: list[Launcher], start_timeout: float, invite: Callable[[int], Invitation], post: Post, log: Log
+        self, chain: list[Launcher], start_timeout: float, invitation: Invitation, post: Post, log: Log
     ) -> None:
-        self._chain, self._start_timeout, self._invite, self._post, self._log = chain, start_timeout, invite, post, log
+        self._chain, self._start_timeout, self._invitation, self._post, self._log = (
+            chain,
+            start_timeout,
+            invitation,
+            post,
+            log,
+        )
         self.current: Attempt | None = None
         self.reasons: list[tuple[str, str]] = []
         self.deadline: float | None = None
@@ -106,7 +112,7 @@ class Launches:
         self._count += 1
         self._fruitless += 1
         self._brought_workers = False
-        attempt = self.current = Attempt(self._count, self._chain[0], self._invite(self._count))
+        attempt = self.current = Attempt(self._count, self._chain[0], self._invitation._replace(launch=self._count))
         self.deadline = attempt.begun + self._start_timeout
         self._late = f"brought no worker within start_timeout={self._start_timeout:g} s"
         attempt.begin(lambda reason: self._post(lambda: self._ended(attempt, reason)))

@@ -14,10 +14,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from typing import Any
 
-from mainstay.errors import WorkerDied
+from mainstay.errors import PoolBroken, WorkerDied
 from mainstay.node import context
 from mainstay.node.worker import describe_error
 from mainstay.outcomes import rebuild_error
@@ -91,6 +91,7 @@ class Chunks:
         self._slots: deque[_Slot] = deque()
         self._more = threading.Condition(self._lock)
         self._stopped = False
+        self._error: Exception | None = None
         self._feed()
 
     def _feed(self) -> None:
@@ -124,9 +125,11 @@ class Chunks:
                 return
         try:
             self._feed()
-        except RuntimeError:
-            self._stopped = True  # the executor was shut down meanwhile
+        except RuntimeError as error:  # the pool was closed with `cancel_futures`, or broke
             with self._lock:
+                self._slots = deque(slot for slot in self._slots if slot.future is not None)  # the rest has no turn
+                self._stopped = True
+                self._error = error if isinstance(error, PoolBroken) else CancelledError()
                 self._more.notify_all()
 
     def _adapt(self, slot: _Slot, future: Future[Any]) -> None:
@@ -148,6 +151,8 @@ class Chunks:
             while True:
                 if self._slots and self._slots[0].future is not None:
                     return self._slots.popleft()
+                if not self._slots and self._error is not None:
+                    raise self._error
                 if not self._slots and (self._at >= len(self._items) or self._stopped):
                     return None
                 self._more.wait(1.0)

@@ -146,6 +146,23 @@ def test_map_delivers_what_came_before_the_exception(pool):
     assert isinstance(caught.value.__cause__, mainstay.RemoteTraceback)
 
 
+def test_what_map_was_given_is_done_even_if_the_pool_is_closed_meanwhile(launcher):
+    with mainstay.Executor(2, launcher=launcher) as executor:
+        results = executor.map(lambda x: x * x, range(50_000))
+        slow = executor.map(time.sleep, [0.001] * 100, chunksize=1)
+    assert list(results) == [x * x for x in range(50_000)]
+    assert list(slow) == [None] * 100
+
+
+def test_what_is_cancelled_of_a_map_is_told(launcher):
+    executor = mainstay.Executor(1, launcher=launcher)
+    results = executor.map(time.sleep, [0.01] * 1000)
+    next(results)
+    executor.shutdown(cancel_futures=True)
+    with pytest.raises(concurrent.futures.CancelledError):
+        list(results)
+
+
 def test_map_has_a_timeout(pool):
     with pytest.raises(concurrent.futures.TimeoutError):
         list(pool.map(time.sleep, [0, 0, 0.7], timeout=0.2))
