@@ -144,8 +144,7 @@ class Broker:
         hosts = Counter(self.roster.workers[number].host for number in self.scheduler.workers)
         current = self.launches.current
         name = "" if current is None else current.launcher.name
-        reasons, ever = list(self.launches.reasons), self.roster.ever_started
-        standing = len(self.scheduler.workers)
+        reasons, ever, standing = list(self.launches.reasons), self.roster.ever_started, len(self.scheduler.workers)
         wanted = self.roster.wanted or len(self.roster.workers)
         return Description(name, dict(hosts), standing, wanted, self.started_after, reasons, ever)
 
@@ -233,9 +232,8 @@ class Broker:
     def _is_over(self) -> bool:
         with self.lock:
             waiting = self._tasks or self._outcomes or self._reactor.calls or self._callbacks
-            over = self._closing and not waiting
-            self._takes_late = self._takes_late and not over
-            return over
+            self._takes_late &= not self._closing or bool(waiting)
+            return self._closing and not waiting
 
     def _timeout(self) -> float | None:
         with self.lock:
