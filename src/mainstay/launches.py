@@ -86,13 +86,8 @@ class Launches:
     def __init__(
         self, chain: list[Launcher], start_timeout: float, invitation: Invitation, post: Post, log: Log
     ) -> None:
-        self._chain, self._start_timeout, self._invitation, self._post, self._log = (
-            chain,
-            start_timeout,
-            invitation,
-            post,
-            log,
-        )
+        self._chain, self._start_timeout, self._invitation = chain, start_timeout, invitation
+        self._post, self._log = post, log
         self.current: Attempt | None = None
         self.reasons: list[tuple[str, str]] = []
         self.deadline: float | None = None
