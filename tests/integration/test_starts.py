@@ -182,6 +182,19 @@ def test_when_no_launcher_works_every_future_says_why():
 
 
 @pytest.mark.parametrize("launcher", ["local", "mpiexec"])
+def test_a_file_in_the_working_directory_is_not_taken_for_python_s_own(tmp_path, launcher):
+    for name in ("socket", "pickle", "mainstay"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')")
+    script = tmp_path / "scripts" / "job.py"
+    script.parent.mkdir()
+    script.write_text(
+        f"import mainstay\nwith mainstay.Executor(1, launcher={launcher!r}) as e: print(e.submit(abs, -1).result(30))"
+    )
+    done = run([sys.executable, str(script)], cwd=tmp_path)
+    assert (done.stdout.strip(), done.returncode) == ("1", 0), done.stderr
+
+
+@pytest.mark.parametrize("launcher", ["local", "mpiexec"])
 def test_a_temporary_directory_that_cannot_be_used_does_not_matter(tmp_path, launcher):
     script = "import mainstay\nwith mainstay.Executor(1, launcher=%r) as e: print(e.submit(abs, -1).result(30))"
     long = tmp_path / ("x" * 120)

@@ -12,9 +12,16 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 
-# What `python -m mainstay.node` does, without the five modules that `-m` itself imports.
-AGENT = (sys.executable, "-c", "import sys, mainstay.node.__main__ as node; sys.exit(node.main())")
+# What `python -m mainstay.node` does, without the five modules that `-m` itself imports, without the working
+# directory on the path (a `socket.py` there must not be taken for Python's own), and with this package on it.
+AGENT = (
+    sys.executable,
+    "-c",
+    f"import sys; sys.path[:] = [*filter(None, sys.path), {str(Path(__file__).parents[2])!r}]; "
+    "import mainstay.node.__main__ as node; sys.exit(node.main())",
+)
 LAST_LINES = 20
 # What a process manager tells its ranks. A launcher that is started by a rank must not take itself for that rank.
 RANK_VARIABLES = ("PMI_", "PMIX_", "PMI2_", "OMPI_COMM_WORLD_", "PRTE_LAUNCHED", "MPI_LOCAL", "HYDI_", "HYDRA_PROXY")
