@@ -12,6 +12,7 @@ import pytest
 
 import mainstay
 from conftest import agents, wait_until
+from mainstay.launch.process import AGENT, Process
 
 JOB = """
 import mainstay, time, os
@@ -79,3 +80,30 @@ def test_a_launcher_that_cannot_start_is_told():
     with mainstay.Executor(1, launcher=Nowhere()) as executor:
         with pytest.raises(mainstay.LaunchError, match="nowhere: there is nothing here"):
             executor.submit(abs, 1).result(30)
+
+
+class Dying:
+    """Starts an agent whose tasks can tell that they are there."""
+
+    name = "dying"
+    most_workers = None
+
+    def why_not(self):
+        return None
+
+    def start(self, invitation):
+        return Process([*AGENT], invitation.environment() | {"DYING": "yes"})
+
+
+def test_a_launcher_whose_launches_bear_nothing_makes_way_for_the_next():
+    def kill_the_agent():
+        if "DYING" in os.environ:
+            os.kill(os.getppid(), signal.SIGKILL)
+            time.sleep(60)
+        return "done"
+
+    lines = []
+    with mainstay.Executor(1, launcher=[Dying(), "local"], log=lines.append) as executor:
+        assert executor.options(worker_retries=10).submit(kill_the_agent).result(60) == "done"
+        assert executor.describe().launcher == "local"
+    assert len([line for line in lines if "it is started again" in line]) == 2

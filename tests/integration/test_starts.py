@@ -282,3 +282,15 @@ def test_a_worker_that_comes_while_the_pool_closes_is_sent_home():
         workers = executor._broker.roster.workers.values()
         assert all(worker.connection is None or worker.connection.closed for worker in workers)
     mainstay.Executor(2, launcher="local").shutdown()
+
+
+@pytest.mark.parametrize("launcher", ["local", "mpiexec"])
+def test_a_host_name_that_does_not_resolve_does_not_matter(launcher):
+    named = ["unshare", "--uts", "sh", "-c", 'hostname nowhere.invalid && exec "$@"', "sh"]
+    if os.geteuid() != 0 or run([*named, "true"]).returncode != 0:
+        pytest.skip("giving this host another name needs root and unshare")
+    script = (
+        f"import mainstay\nwith mainstay.Executor(1, launcher={launcher!r}) as e: print(e.submit(abs, -1).result(30))"
+    )
+    done = run([*named, sys.executable, "-c", script])
+    assert (done.stdout.strip(), done.returncode) == ("1", 0), done.stderr
