@@ -39,20 +39,41 @@ class Place(NamedTuple):
         return self.local_size == self.size
 
 
-def place(environ: Mapping[str, str] = os.environ, parent: int | None = None) -> Place | None:
-    """Return the place that the process manager gave this process; None outside of MPI, or alone in it."""
-    parent = os.getppid() if parent is None else parent
+def place(environ: Mapping[str, str] = os.environ, pid: int | None = None) -> Place | None:
+    """Return the place that the process manager gave a process (None: this one); None outside of MPI or alone."""
+    pid = os.getpid() if pid is None else pid
     for names, job in (
         (("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
-         environ.get("PMIX_NAMESPACE", f"ompi-{parent}")),
-        (("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"), f"hydra-{parent}"),
+         environ.get("PMIX_NAMESPACE", "")),
+        (("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"), ""),
     ):  # fmt: skip
         try:
             rank, size, local_rank, local_size = (int(environ[name]) for name in names)
         except (KeyError, ValueError):
             continue
-        return Place(rank, size, local_rank, local_size, job) if size > 1 else None
+        return Place(rank, size, local_rank, local_size, job or f"under-{proxy_above(pid)}") if size > 1 else None
     return None
+
+
+def proxy_above(pid: int) -> int:
+    """Return the process manager's proxy on this host, above a rank and the scripts that it was started through.
+
+    Hydra gives a job no name, but all its ranks on a host have one proxy. Without one: the rank's parent.
+    """
+    parent = above = _stat(pid)[1]
+    while above > 1:
+        name, next_above = _stat(above)
+        if name.startswith("hydra"):
+            return above
+        above = next_above
+    return parent
+
+
+def _stat(pid: int) -> tuple[str, int]:
+    """Return a process's name and its parent. Raises `OSError` when it has ended."""
+    with open(f"/proc/{pid}/stat") as file:
+        head, _, tail = file.read().rpartition(")")
+    return head.partition("(")[2], int(tail.split()[1])
 
 
 def local_ranks(here: Place) -> Iterator[tuple[int, int]]:
@@ -70,9 +91,7 @@ def local_ranks(here: Place) -> Iterator[tuple[int, int]]:
 def _place_of(pid: int) -> Place | None:
     with open(f"/proc/{pid}/environ", "rb") as file:
         words = file.read().decode(errors="replace").split("\0")
-    with open(f"/proc/{pid}/stat") as file:
-        parent = int(file.read().rpartition(")")[2].split()[1])
-    return place(dict(word.partition("=")[::2] for word in words), parent)
+    return place(dict(word.partition("=")[::2] for word in words), pid)
 
 
 class Gate:

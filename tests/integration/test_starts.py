@@ -74,6 +74,14 @@ def test_all_ranks_run_the_script_and_rank_0_goes_on(mpiexec, job):
 
 
 @pytest.mark.parametrize("mpiexec", LAUNCHERS)
+def test_ranks_that_are_started_through_a_shell_find_each_other(mpiexec, job):
+    done = run([*mpiexec, "-n", "3", "sh", "-c", f"{sys.executable} {job} && echo shell over"])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("workers 3 world") == 2
+    assert done.stdout.count("shell over") == 3
+
+
+@pytest.mark.parametrize("mpiexec", LAUNCHERS)
 def test_mainstay_run_runs_the_script_on_rank_0_only(mpiexec, job):
     done = run([*mpiexec, "-n", "4", str(BESIDE / "mainstay"), "run", str(job)])
     assert done.returncode == 0, done.stderr
