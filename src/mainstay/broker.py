@@ -335,6 +335,9 @@ class Broker:
         elif self._tasks.pop(task.id, None) is not None:
             self._outcomes.append(Outcome(task.future, frame, None, worker.host, worker.number))
 
+    def worker_leaving(self, worker: WorkerState) -> None:
+        self.scheduler.leaving(worker.number)
+
     def worker_left(self, worker: WorkerState, end: End) -> None:
         for action in self.scheduler.left(worker.number, now()):
             if isinstance(action, GiveUp):
@@ -365,13 +368,10 @@ class Broker:
                 self.roster.tell(action.worker, Kind.RECALL)
             elif isinstance(action, Kill):
                 self.roster.tell(action.worker, Kind.KILL)
-                self._time_out(action.task)
-
-    def _time_out(self, task: Task) -> None:
-        if task.retries > 0:
-            self._act(self.scheduler.retry(task, now()))
-        else:
-            self._resolve(task, outcomes.timed_out(task, self._label(task)))
+                if action.task.retries > 0:
+                    self._act(self.scheduler.retry(action.task, now()))
+                else:
+                    self._resolve(action.task, outcomes.timed_out(action.task, self._label(action.task)))
 
     def _label(self, task: Task) -> str:
         return task.label or self._functions[task.function].name

@@ -57,6 +57,7 @@ class Pool(Protocol):
 
     def worker_joined(self, worker: WorkerState) -> None: ...
     def worker_spoke(self, worker: WorkerState, frames: list[Frame]) -> None: ...
+    def worker_leaving(self, worker: WorkerState) -> None: ...
     def worker_left(self, worker: WorkerState, end: End) -> None: ...
     def worker_printed(self, name: str, frame: Frame) -> None: ...
     def break_down(self, error: BaseException) -> None: ...
@@ -176,9 +177,11 @@ class Roster:
         for agent in agents:
             self.agents.remove(agent)
             agent.connection.close()
-        for agent in agents:
-            for worker in list(agent.workers.values()):
-                self._worker_gone(worker, End())
+        lost = [worker for agent in agents for worker in agent.workers.values()]
+        for worker in lost:
+            self._pool.worker_leaving(worker)  # all, before the tasks of the first look for another
+        for worker in lost:
+            self._worker_gone(worker, End())
 
     # -- workers
 
@@ -199,6 +202,7 @@ class Roster:
     def _on_worker_end(self, worker: WorkerState) -> None:
         """Its socket is closed. Why, the agent tells; make sure that it has a reason to."""
         self._leaving[worker.number] = time.monotonic() + GRACE
+        self._pool.worker_leaving(worker)
         self.tell(worker.number, Kind.KILL)
 
     def _worker_gone(self, worker: WorkerState, end: End) -> None:

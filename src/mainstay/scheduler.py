@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import insort
-from collections import deque
+from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any, NamedTuple
@@ -73,7 +73,7 @@ class Worker:
     deadline: float = inf
     recalled: bool = False
     idle: bool = False
-    dying: bool = False  # it was killed, and its end is still to be seen
+    dying: bool = False  # it was killed, or its end is known: it gets nothing more
 
 
 class Send(NamedTuple):
@@ -114,10 +114,11 @@ class Scheduler:
         self._queues: dict[int, deque[Task]] = {0: deque()}
         self._priorities = [0]  # of the queues, negated: highest first
         self._idle: dict[int, Worker] = {}  # a stack: the last in is the first out
-        self._roomy: dict[int, Worker] = {}  # busy, with room in hand
+        # Ordered dictionaries: of a plain one, finding the first key takes the longer the more were deleted before it.
+        self._roomy: OrderedDict[int, Worker] = OrderedDict()  # busy, with room in hand
         # with several tasks in hand and not recalled, longest stalled first: short ones, and those worth an errand
-        self._laden: dict[int, Worker] = {}
-        self._heavy: dict[int, Worker] = {}
+        self._laden: OrderedDict[int, Worker] = OrderedDict()
+        self._heavy: OrderedDict[int, Worker] = OrderedDict()
         self._errands: set[int] = set()  # workers that were recalled and have not answered
         self._means: dict[int, float] = {}  # of run times (s), by function
         self._deadlines: list[tuple[float, int]] = []  # a heap of (deadline, worker); outdated ones are skipped
@@ -210,6 +211,18 @@ class Scheduler:
             worker.recalled = True  # no company for the task that overran, until it is done
             self._note_room(worker)
         return self._dispatch(now)
+
+    def leaving(self, worker_id: int) -> None:
+        """A worker's end is known, and why it ended is not: it gets nothing more, but its results still count.
+
+        Of several workers that end together, tell this of each before the first has `left`: its tasks would go to
+        the next of them otherwise, and be blamed once more.
+        """
+        worker = self.workers.get(worker_id)
+        if worker is not None:
+            worker.dying, worker.idle = True, False
+            self._idle.pop(worker_id, None)
+            self._roomy.pop(worker_id, None)
 
     def left(self, worker_id: int, now: float, *, blame: bool = True) -> list[Action]:
         """A worker has ended. With `blame`, its tasks' deaths count; without, it was our own doing."""
@@ -321,7 +334,7 @@ class Scheduler:
             self._heavy.setdefault(worker.id, worker)
         else:
             self._laden.setdefault(worker.id, worker)
-        if worker.recalled or not count:
+        if worker.recalled or worker.dying or not count:
             return
         if (load <= AHEAD / 2 and count <= MOST_IN_HAND // 2) or (count == 1 and load <= NEXT):
             self._roomy[worker.id] = worker  # as the last: they take turns

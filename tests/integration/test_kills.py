@@ -82,6 +82,16 @@ def test_a_launcher_that_cannot_start_is_told():
             executor.submit(abs, 1).result(30)
 
 
+def test_the_loss_of_an_agent_counts_once_for_each_task():
+    with mainstay.Executor(4, launcher="local", worker_retries=1) as executor:
+        executor.wait_ready(timeout=30)
+        agent = executor.submit(os.getppid).result(30)
+        futures = [executor.submit(lambda: time.sleep(0.5) or 1) for _ in range(4)]
+        wait_until(lambda: all(worker.state == "busy" for worker in executor.workers))
+        os.kill(agent, signal.SIGKILL)
+        assert [future.result(30) for future in futures] == [1] * 4
+
+
 class Dying:
     """Starts an agent whose tasks can tell that they are there."""
 

@@ -148,6 +148,20 @@ def test_a_task_that_must_not_run_twice_is_given_up_at_the_first_death():
     assert scheduler.left(0, 0.0) == [GiveUp(task, 0)]
 
 
+def test_a_worker_whose_end_is_known_gets_nothing_to_be_blamed_for():
+    scheduler = with_workers(2)
+    first = Task(1, 1, worker_retries=0)
+    scheduler.submit(first, 0.0)
+    for worker in (0, 1):
+        scheduler.leaving(worker)
+    second = Task(2, 1, worker_retries=0)
+    assert scheduler.submit(second, 0.0) == []
+    assert scheduler.left(0, 0.0) == []
+    assert scheduler.left(1, 0.0) == [GiveUp(first, 1)]
+    assert second.deaths == 0
+    assert sent(scheduler.joined(2, 0.0)) == [(2, [2])]
+
+
 def test_words_from_a_worker_that_has_left_are_ignored():
     scheduler = with_workers(1)
     scheduler.left(0, 0.0)
