@@ -1,22 +1,26 @@
-"""One contestant, one round: prints its figures as a line of JSON. Started by `peers.py`, a process each.
+"""One contestant, one round: prints its figures as a line of JSON. Started by `arena.py`, a process each.
 
 call        microseconds of one no-op call, submit to result, calls following each other (median)
 many        no-op calls per second, each with a future of its own
 map         items per second of a map over cheap items, as the contestant does by default
 chunked     the same with 250 items per message, where that can be said
 array       MB/s of an 8 MB array that goes there and comes back (both directions counted)
-first       seconds from making the pool to the first result
-batches     batches of 50 tasks that sleep for 10 ms each: the share of their time that the workers were asleep in
-            a task, as these measured it (ideal: 100 %)
+first       seconds from making the pool to the first result, without importing the contestant; who runs in a world
+            of `mpiexec` has workers that stood before, and that is not counted
+batches     batches of 50 tasks that sleep for 10 ms each, for pools that are to be compared in it: the share of the
+            ideal, which is that two workers do nothing but sleep for 10 ms (100 %)
+asleep      the same batches: the share of their time in which the workers were asleep in a task, as these measured
+            it (a sleep of 10 ms lasts longer, which is no pool's fault)
 idle        percent of one core that client and workers burn together when nothing runs
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import importlib
 import json
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -25,97 +29,141 @@ import numpy as np
 import psutil
 
 import contestants
-from contestants import WORKERS, Pool
+from contestants import MODULES, WORKERS, Pool
 from work import echo, increment, nap
 
-PATIENCE = 3.0  # seconds that a figure may take; what is slower gets fewer calls
-Figures = dict[str, float]
+NAP = 0.01  # seconds
+BATCH = 50  # tasks
+Figure = tuple[str, float]
 
 
 def timed(call: Callable[[], Any]) -> float:
+    """Return how many seconds the call takes."""
     began = time.perf_counter()
     call()
     return time.perf_counter() - began
 
 
 def one(submit: Callable[..., Any], value: Any = 0) -> Any:
+    """Make one call and wait for it."""
     return result(submit(echo, value))
 
 
 def result(future: Any) -> Any:
+    """Wait for what the contestant calls a future."""
     return future.result() if hasattr(future, "result") else future.get()
 
 
-def measure(pool: Pool, began: float, batches: int) -> Iterator[tuple[str, float]]:
+def measure(pool: Pool, began: float, effort: argparse.Namespace) -> Iterator[Figure]:
     """Yield the figures that this pool can give."""
     if pool.submit is not None:
         one(pool.submit)
         yield "first", time.perf_counter() - began
-        yield from futures(pool.submit)
+        yield from futures(pool.submit, effort.patience)
+    elif pool.map is not None:
+        yield from without_futures(pool.map, began)
     if pool.map is not None:
-        list(pool.map(increment, range(10)))
-        if pool.submit is None:
-            yield "first", time.perf_counter() - began
-            yield "call", 1e6 * statistics.median(timed(lambda: list(pool.map(echo, [0]))) for _ in range(200))
-        yield "map", rate(pool.map, 1000)
-        if pool.chunked is not None:
-            yield "chunked", rate(pool.chunked, 10_000)
-        began = time.perf_counter()
-        worked = sum(sum(pool.map(nap, [0.01] * 50)) for _ in range(batches))
-        yield "batches", 100 * worked / WORKERS / (time.perf_counter() - began)
-    yield "idle", idle()
+        yield from maps(pool, effort.patience)
+    if pool.map is not None and pool.batches:
+        yield from batches(pool.map, effort.batches)
+    yield "idle", idle(effort.idle, effort.root)
 
 
-def futures(submit: Callable[..., Any]) -> Iterator[tuple[str, float]]:
+def futures(submit: Callable[..., Any], patience: float) -> Iterator[Figure]:
+    """Yield what needs futures; a slow contestant gets fewer calls."""
     for _ in range(20):
         one(submit)
-    call = statistics.median(timed(lambda: one(submit)) for _ in range(100))
-    count = max(50, min(1000, int(PATIENCE / 3 / call)))
+    call = statistics.median(timed(lambda: one(submit)) for _ in range(50))
+    count = max(50, min(1000, int(patience / 3 / call)))
     yield "call", 1e6 * statistics.median(timed(lambda: one(submit)) for _ in range(count))
-    pilot = timed(lambda: [result(f) for f in [submit(echo, 0) for _ in range(200)]]) / 200
-    count = max(200, min(20_000, int(PATIENCE / pilot)))
-    yield "many", count / timed(lambda: [result(f) for f in [submit(echo, i) for i in range(count)]])
+    pilot = many(submit, 200) / 200
+    count = max(200, min(20_000, int(patience / pilot)))
+    yield "many", count / many(submit, count)
+    yield "array", megabytes(submit, patience)
+
+
+def many(submit: Callable[..., Any], count: int) -> float:
+    """Return the seconds for so many calls, all submitted before the first is waited for."""
+    return timed(lambda: [result(future) for future in [submit(echo, i) for i in range(count)]])
+
+
+def megabytes(submit: Callable[..., Any], patience: float) -> float:
+    """Return MB/s of an 8 MB array, there and back."""
     array = np.zeros(1 << 20)
-    one(submit, array)
-    seconds = statistics.median(timed(lambda: one(submit, array)) for _ in range(15))
-    yield "array", 2 * array.nbytes / 1e6 / seconds
+    count = max(3, min(15, int(patience / timed(lambda: one(submit, array)))))
+    seconds = statistics.median(timed(lambda: one(submit, array)) for _ in range(count))
+    return 2 * array.nbytes / 1e6 / seconds
 
 
-def rate(map_: Callable[..., Any], pilot: int) -> float:
+def without_futures(map_: Callable[..., Any], began: float) -> Iterator[Figure]:
+    """Yield single calls of a pool that has nothing but `map`."""
+    list(map_(echo, [0]))
+    yield "first", time.perf_counter() - began
+    yield "call", 1e6 * statistics.median(timed(lambda: list(map_(echo, [0]))) for _ in range(200))
+
+
+def maps(pool: Pool, patience: float) -> Iterator[Figure]:
+    """Yield the rates of `map`, by default and in chunks."""
+    yield "map", rate(pool.map, 200, patience)
+    if pool.chunked is not None:
+        yield "chunked", rate(pool.chunked, 10_000, patience)
+
+
+def rate(map_: Callable[..., Any], pilot: int, patience: float) -> float:
     """Return items per second, over 100,000 items or as many as patience lasts."""
     seconds = timed(lambda: list(map_(increment, range(pilot)))) / pilot
-    count = max(pilot, min(100_000, int(PATIENCE / seconds)))
+    count = max(pilot, min(100_000, int(patience / seconds)))
     times = [timed(lambda: list(map_(increment, range(count))))]
-    if times[0] < PATIENCE / 5:
+    if times[0] < patience / 5:
         times += [timed(lambda: list(map_(increment, range(count)))) for _ in range(4)]
     return count / statistics.median(times)
 
 
-def idle(seconds: float = 3.0) -> float:
-    """Return the percentage of one core that this process and all it started burn."""
-    time.sleep(1)
-    me = psutil.Process()
-    siblings = me.parent().children() if me.parent() is not None and "mpiexec" not in me.name() else []
-    tree = {process.pid: process for root in [me, *siblings] for process in [root, *root.children(recursive=True)]}
-    before = {pid: spent(process) for pid, process in tree.items()}
-    time.sleep(seconds)
-    return 100 * sum(max(0.0, spent(process) - before[pid]) for pid, process in tree.items()) / seconds
-
-
-def spent(process: psutil.Process) -> float:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        times = process.cpu_times()
-        return float(times.user + times.system)
-    return 0.0
-
-
-def main(name: str, batches: int) -> None:
+def batches(map_: Callable[..., Any], count: int) -> Iterator[Figure]:
+    """Yield how well the workers are kept at work through batch after batch."""
     began = time.perf_counter()
-    figures: Figures = {}
-    for pool in getattr(contestants, name)():
-        figures.update(measure(pool, began, batches))
-        print("FIGURES " + json.dumps(figures), flush=True)
+    asleep = sum(sum(map_(nap, [NAP] * BATCH)) for _ in range(count))
+    lasted = time.perf_counter() - began
+    yield "batches", 100 * count * BATCH * NAP / WORKERS / lasted
+    yield "asleep", 100 * asleep / WORKERS / lasted
+
+
+def idle(seconds: float, root: int | None) -> float:
+    """Return the percentage of one core that all processes of this contestant burn.
+
+    They are those below `root`, who adopts daemons too; without a root, those below this process.
+    """
+    time.sleep(1)
+    before = spent(root)
+    time.sleep(seconds)
+    return 100 * sum(after - before.get(pid, 0.0) for pid, after in spent(root).items()) / seconds
+
+
+def spent(root: int | None) -> dict[int, float]:
+    """Return the CPU seconds of each process, by its id."""
+    top = psutil.Process(root)
+    found = {}
+    for process in [*([] if root else [top]), *top.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            found[process.pid] = float(times.user + times.system)
+    return found
+
+
+def main() -> None:
+    """Measure the contestant that is named, and print its figures."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("name", choices=sorted(contestants.RANKS))
+    parser.add_argument("--batches", type=int, default=20)
+    parser.add_argument("--patience", type=float, default=2.0, help="seconds that a figure may take")
+    parser.add_argument("--idle", type=float, default=5.0, help="seconds of watching it do nothing")
+    parser.add_argument("--root", type=int, help="id of the process that adopts the contestant's daemons")
+    effort = parser.parse_args()
+    importlib.import_module(MODULES[effort.name])
+    began = time.perf_counter()
+    for pool in getattr(contestants, effort.name)():
+        print("FIGURES " + json.dumps(dict(measure(pool, began, effort))), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main()

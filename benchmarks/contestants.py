@@ -20,39 +20,41 @@ class Pool(NamedTuple):
     submit: Callable[..., Any] | None
     map: Map | None
     chunked: Map | None = None  # map with a well-chosen number of items per message
+    batches: bool = False  # whether its batches are compared with the ideal, which takes a while
 
 
-def of(executor: Any, *, chunks: bool = False) -> Pool:
+def of(executor: Any, *, chunks: bool = False, batches: bool = False) -> Pool:
+    """Return what an executor of the standard interface can do."""
     chunked = functools.partial(executor.map, chunksize=250) if chunks else None
-    return Pool(executor.submit, executor.map, chunked)
+    return Pool(executor.submit, executor.map, chunked, batches)
 
 
 def mainstay_local() -> Iterator[Pool]:
     import mainstay
 
     with mainstay.Executor(WORKERS, launcher="local") as executor:
-        yield of(executor)
+        yield of(executor, chunks=True, batches=True)
 
 
 def mainstay_mpiexec() -> Iterator[Pool]:
     import mainstay
 
     with mainstay.Executor(WORKERS, launcher="mpiexec") as executor:
-        yield of(executor)
+        yield of(executor, chunks=True, batches=True)
 
 
 def process_pool() -> Iterator[Pool]:
     from concurrent.futures import ProcessPoolExecutor
 
     with ProcessPoolExecutor(WORKERS) as executor:
-        yield of(executor, chunks=True)
+        yield of(executor, chunks=True, batches=True)
 
 
 def loky() -> Iterator[Pool]:
     from loky import get_reusable_executor
 
     with get_reusable_executor(WORKERS) as executor:
-        yield of(executor, chunks=True)
+        yield of(executor, chunks=True, batches=True)
 
 
 def mpi4py_spawn() -> Iterator[Pool]:
@@ -139,8 +141,10 @@ def ray() -> Iterator[Pool]:
 
     ray_package.init(num_cpus=WORKERS, include_dashboard=False, logging_level="ERROR")
     remotes = functools.cache(ray_package.remote)
-    yield Pool(lambda fn, *args: RayFuture(remotes(fn).remote(*args)), None)
-    ray_package.shutdown()
+    try:
+        yield Pool(lambda fn, *args: RayFuture(remotes(fn).remote(*args)), None)
+    finally:  # also when a figure fails: its daemons would stay
+        ray_package.shutdown()
 
 
 # name: how its process is started (None: plainly; else under mpiexec with that many ranks)
@@ -158,4 +162,21 @@ RANKS: dict[str, int | None] = {
     "parsl": None,
     "ipyparallel": None,
     "ray": None,
+}
+
+# name: what is imported before the clock starts
+MODULES = {
+    "mainstay_local": "mainstay.executor",
+    "mainstay_mpiexec": "mainstay.executor",
+    "process_pool": "concurrent.futures.process",
+    "loky": "loky",
+    "mpi4py_spawn": "mpi4py.futures",
+    "mpi4py_spawn_under_mpiexec": "mpi4py.futures",
+    "mpi4py_world": "mpi4py.futures",
+    "schwimmbad": "schwimmbad",
+    "executorlib": "executorlib",
+    "dask": "dask.distributed",
+    "parsl": "parsl",
+    "ipyparallel": "ipyparallel",
+    "ray": "ray",
 }

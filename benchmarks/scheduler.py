@@ -1,77 +1,176 @@
-"""What an event costs the scheduler, with few and with very many workers and tasks. No process is started."""
+"""What an event costs the scheduler, with few and with very many workers and tasks. No process is started.
+
+The events go to workers in random order. A figure is the median of some rounds' CPU time, so other programs disturb
+it little. What remains of the ratio is the memory's: a million tasks do not fit into a processor's cache.
+"""
 
 from __future__ import annotations
 
 import argparse
+import gc
+import itertools
+import random
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
-from mainstay.scheduler import Scheduler, Task
+from mainstay.scheduler import AHEAD, NEXT, Scheduler, Task
 
-LONG = 10.0  # seconds; such tasks are not sent ahead
+BATCH = 10  # results of short tasks that come together
+LONG, SHORT, STEADY = 1, 2, 3  # functions: never sent ahead; `BATCH` at a time; one waits behind another
+MEANS = {LONG: 10.0, SHORT: AHEAD / BATCH, STEADY: NEXT / 2}  # seconds
+ROUNDS = 9
 
-
-def standing(workers: int, tasks: int) -> tuple[Scheduler, list[int]]:
-    """Return a scheduler with every worker busy and so many tasks queued; and the ids of the running tasks."""
-    scheduler = Scheduler()
-    scheduler._means[1] = LONG
-    for number in range(workers):
-        scheduler.joined(number, 0.0)
-    for number in range(workers + tasks):
-        scheduler.submit(Task(number, 1), 0.0)
-    return scheduler, [next(iter(worker.hand)) for worker in scheduler.workers.values()]
+Event = Callable[[int], object]
+numbers = itertools.count()
 
 
-def microseconds(call: Callable[[int], object], count: int) -> float:
-    """Return what one call costs: the median of five goes."""
-    goes = []
-    for go in range(5):
-        began = time.perf_counter()
-        for i in range(go * count, (go + 1) * count):
-            call(i)
-        goes.append((time.perf_counter() - began) / count * 1e6)
-    return statistics.median(goes)
+class Standing:
+    """A scheduler with so many workers, all busy, and so many tasks of one function queued."""
+
+    def __init__(self, workers: int, tasks: int, function: int) -> None:
+        self.scheduler, self.function = Scheduler(), function
+        self.scheduler._means.update(MEANS)
+        for worker in range(workers):
+            self.scheduler.joined(worker, 0.0)
+        for task in self.tasks(workers * (BATCH if function == SHORT else 2) + tasks):
+            self.scheduler.submit(task, 0.0)
+        self.scheduler.top_up(0.0)
+        order = list(range(workers))
+        random.Random(0).shuffle(order)
+        self.turns = itertools.cycle(order)
+
+    def tasks(self, count: int, **options: Any) -> list[Task]:
+        return [Task(next(numbers), self.function, **options) for _ in range(count)]
+
+    def next_hand(self) -> tuple[int, list[int]]:
+        """Return whose turn it is, and the tasks in its hand."""
+        worker = next(self.turns)
+        return worker, list(self.scheduler.workers[worker].hand)
+
+    def finish(self, most: int) -> None:
+        worker, hand = self.next_hand()
+        self.scheduler.finished(worker, [(number, MEANS[self.function]) for number in hand[:most]], 0.001)
 
 
-def costs(workers: int, tasks: int, count: int) -> dict[str, float]:
-    """Return microseconds per event."""
-    scheduler, _ = standing(workers, tasks)
-    running = {number: next(iter(worker.hand)) for number, worker in scheduler.workers.items()}
+def finished(standing: Standing, count: int) -> Event:
+    return lambda i: standing.finish(1)
 
-    def finish(i: int) -> None:
-        number = i % workers
-        _, actions = scheduler.finished(number, [(running[number], LONG)], 1.0)
-        running[number] = actions[0].tasks[0].id  # type: ignore[union-attr]
 
-    def leave(i: int) -> None:
-        scheduler.left(i, 1.0, blame=False)
-        scheduler.joined(10**9 + i, 1.0)
+def finished_batch(standing: Standing, count: int) -> Event:
+    return lambda i: standing.finish(BATCH)
 
-    def overrun(i: int) -> None:
-        scheduler.submit(Task(10**9 + i, 2, timeout=5.0, priority=1), 1.0)
-        scheduler.next_tick()
 
-    results = {"finished": microseconds(finish, count)}
-    results["submit"] = microseconds(lambda i: scheduler.submit(Task(10**10 + i, 1), 1.0), count)
-    results["next_tick"] = microseconds(lambda i: scheduler.next_tick(), count)
-    results["tick"] = microseconds(lambda i: scheduler.tick(1.0), count)
-    results["submit with timeout"] = microseconds(overrun, count)
-    results["left, joined"] = microseconds(leave, 2 if workers < count else count // 10)
-    return results
+def submit(standing: Standing, count: int) -> Event:
+    tasks = standing.tasks(count)
+    return lambda i: standing.scheduler.submit(tasks[i], 0.001)
+
+
+def submit_priorities(standing: Standing, count: int) -> Event:
+    tasks = [task for _ in range(count) for task in standing.tasks(1, priority=-next(numbers))]
+    return lambda i: standing.scheduler.submit(tasks[i], 0.001)
+
+
+def finished_timeout(standing: Standing, count: int) -> Event:
+    tasks = standing.tasks(count, priority=1, timeout=3600.0)
+
+    def event(i: int) -> None:
+        standing.scheduler.submit(tasks[i], 0.001)
+        standing.finish(1)
+        standing.scheduler.next_tick()
+
+    return event
+
+
+def retry(standing: Standing, count: int) -> Event:
+    tasks = standing.tasks(count, retries=1)
+    return lambda i: standing.scheduler.retry(tasks[i], 0.001)
+
+
+def refused(standing: Standing, count: int) -> Event:
+    """Every worker has room, and the first in the queue must be alone."""
+    standing.scheduler.drain()
+    for worker in standing.scheduler.workers.values():
+        standing.scheduler.finished(worker.id, [(number, NEXT / 2) for number in list(worker.hand)[1:]], 0.001)
+    for task in standing.tasks(1, worker_retries=0):
+        standing.scheduler.submit(task, 0.001)
+    assert len(standing.scheduler._roomy) == len(standing.scheduler.workers)
+    return lambda i: standing.scheduler.top_up(0.001)
+
+
+def dropped(standing: Standing, count: int) -> Event:
+    return lambda i: standing.scheduler.dropped(*standing.next_hand(), 0.001)
+
+
+def returned(standing: Standing, count: int) -> Event:
+    def event(i: int) -> None:
+        worker, hand = standing.next_hand()
+        standing.scheduler.returned(worker, hand[1:], 0.001)
+
+    return event
+
+
+def left_joined(standing: Standing, count: int) -> Event:
+    def event(i: int) -> None:
+        worker = next(standing.turns)
+        standing.scheduler.left(worker, 0.001)
+        standing.scheduler.joined(worker, 0.001)
+
+    return event
+
+
+def next_tick(standing: Standing, count: int) -> Event:
+    return lambda i: standing.scheduler.next_tick()
+
+
+def tick(standing: Standing, count: int) -> Event:
+    return lambda i: standing.scheduler.tick(0.001)
+
+
+EVENTS = [
+    ("finished: a long task", finished, LONG),
+    ("finished: one that had company", finished, STEADY),
+    (f"finished: {BATCH} short ones", finished_batch, SHORT),
+    ("submit, finished, next_tick: with a timeout", finished_timeout, LONG),
+    ("submit", submit, LONG),
+    ("submit: a priority of its own", submit_priorities, LONG),
+    ("top_up: none may", refused, STEADY),
+    ("retry", retry, LONG),
+    ("dropped", dropped, LONG),
+    ("returned", returned, STEADY),
+    ("left, joined", left_joined, LONG),
+    ("next_tick", next_tick, STEADY),
+    ("tick", tick, STEADY),
+]
+
+
+def cost(make: Callable[[Standing, int], Event], standing: Standing, count: int) -> float:
+    """Return microseconds per event: the median of the rounds."""
+    rounds = []
+    for _ in range(ROUNDS):
+        event = make(standing, count)
+        began = time.process_time()
+        for i in range(count):
+            event(i)
+        rounds.append((time.process_time() - began) / count * 1e6)
+    return statistics.median(rounds)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a tenth of the tasks and workers")
     scale = 10 if parser.parse_args().quick else 1
-    few, many = 10, 100_000 // scale
-    tasks = 1_000_000 // scale
-    small, large = costs(few, 100_000 // scale, 4000), costs(many, tasks, 4000)
+    few, many, tasks, count = 10, 100_000 // scale, 1_000_000 // scale, 2000
+    gc.disable()  # its cost depends on the whole program's objects
     print(f"| event | {few} workers (µs) | {many:,} workers, {tasks:,} tasks (µs) | ratio |")
     print("| --- | ---: | ---: | ---: |")
-    for event, value in small.items():
-        print(f"| {event} | {value:.2f} | {large[event]:.2f} | {large[event] / value:.2f} |")
+    for name, make, function in EVENTS:
+        enough = ROUNDS * count * (BATCH if function == SHORT else 1)  # for the events, and no more
+        small = cost(make, Standing(few, enough, function), count)
+        large = cost(make, Standing(many, tasks, function), count)
+        print(f"| {name} | {small:.2f} | {large:.2f} | {large / small:.2f} |", flush=True)
+        gc.collect()
 
 
 if __name__ == "__main__":

@@ -13,21 +13,22 @@ last is the moving mean of its function's run times; of a function that was neve
 such a task gets no company. When a worker idles, what others hold ahead of more than `AHEAD` seconds is recalled
 and given to it. And when no result has come from a worker with several tasks for `STALLED` seconds, or for
 `OVERDUE` if they are long, it is recalled too: one of its tasks must be taking longer than expected, and those
-before it may have results that wait to be sent, and that others wait for.
+before it may have results that wait to be sent, and that others wait for. A worker that is silent for so long
+gets no company until a result comes, and one that was recalled until its hand is empty.
 
 *Whom to blame.* A worker runs its hand in order, and tells of results in batches; so when it ends with
 several tasks in hand, which of them ended it cannot be told. All of them run again, each alone ("solo"),
 and only a task that was alone with its worker is given up, when its deaths exceed its `worker_retries`.
 A task that must not run twice (`worker_retries=0`) is alone from the start, and so is one with a timeout.
 
-*What it costs.* Each event takes a constant time, or the logarithm of the number of deadlines, whatever the
-number of tasks and workers.
+*What it costs.* Each event takes a constant time per task that it moves, whatever the number of tasks and workers,
+or the logarithm of the number of deadlines or priorities. Workers that take turns stand in an `OrderedDict`: to find
+the first key of a dict, one passes by all that were deleted before it.
 """
 
 from __future__ import annotations
 
 import heapq
-from bisect import insort
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from math import inf
@@ -38,6 +39,7 @@ NEXT = 0.05  # seconds that a task may last which waits behind one other
 MOST_IN_HAND = 128
 STALLED = 0.010  # seconds without a result after which a hand of several short tasks is recalled
 OVERDUE = 5 * NEXT  # the same for a hand of long ones
+SPARE_DEADLINES = 64  # outdated ones that may stand in the heap, beside one for each worker
 SHORTEST = 1e-6  # seconds; what a run time is at least taken for
 SMOOTHING = 0.2  # weight of the newest run time in the moving mean
 
@@ -69,11 +71,13 @@ class Worker:
     id: int
     hand: dict[int, Task] = field(default_factory=dict)
     load: float = 0.0  # seconds that the hand is expected to last
-    since: float = 0.0  # when the hand last changed at its front
+    since: float = 0.0  # when a result last came, or when the first company did
     deadline: float = inf
-    recalled: bool = False
+    recalled: bool = False  # it was asked for what it has not begun, and has not answered
+    closed: bool = False  # it was recalled, so it gets no company until its hand is empty
     idle: bool = False
-    dying: bool = False  # it was killed, or its end is known: it gets nothing more
+    among: OrderedDict[int, Worker] | None = None  # those with several tasks in hand, if it is one
+    dying: bool = False  # it gets nothing more: it was killed, or is leaving
 
 
 class Send(NamedTuple):
@@ -112,13 +116,13 @@ class Scheduler:
     def __init__(self) -> None:
         self.workers: dict[int, Worker] = {}
         self._queues: dict[int, deque[Task]] = {0: deque()}
-        self._priorities = [0]  # of the queues, negated: highest first
+        self._priorities = [0]  # of the queues, negated: a heap, so the highest is the first
         self._idle: dict[int, Worker] = {}  # a stack: the last in is the first out
-        # Ordered dictionaries: of a plain one, finding the first key takes the longer the more were deleted before it.
         self._roomy: OrderedDict[int, Worker] = OrderedDict()  # busy, with room in hand
         # with several tasks in hand and not recalled, longest stalled first: short ones, and those worth an errand
         self._laden: OrderedDict[int, Worker] = OrderedDict()
         self._heavy: OrderedDict[int, Worker] = OrderedDict()
+        self._stalling = ((self._laden, STALLED), (self._heavy, OVERDUE))
         self._errands: set[int] = set()  # workers that were recalled and have not answered
         self._means: dict[int, float] = {}  # of run times (s), by function
         self._deadlines: list[tuple[float, int]] = []  # a heap of (deadline, worker); outdated ones are skipped
@@ -142,11 +146,8 @@ class Scheduler:
         heap = self._deadlines
         while heap and not self._is_due_at(*heap[0]):
             heapq.heappop(heap)
-        soonest = heap[0][0] if heap else inf
-        for hands, patience in ((self._laden, STALLED), (self._heavy, OVERDUE)):
-            if hands:
-                soonest = min(soonest, next(iter(hands.values())).since + patience)
-        return None if soonest == inf else soonest
+        soonest = [next(iter(hands.values())).since + patience for hands, patience in self._stalling if hands]
+        return min([heap[0][0], *soonest] if heap else soonest, default=None)
 
     def _is_due_at(self, deadline: float, worker_id: int) -> bool:
         worker = self.workers.get(worker_id)
@@ -164,19 +165,16 @@ class Scheduler:
         return self._dispatch(now) if self._roomy else []
 
     def joined(self, worker_id: int, now: float) -> list[Action]:
-        worker = self.workers[worker_id] = Worker(worker_id, since=now)
-        self._becomes_idle(worker)
+        self._settle(self.workers.setdefault(worker_id, Worker(worker_id)))
         return self._dispatch(now)
 
     def finished(self, worker_id: int, done: list[tuple[int, float]], now: float) -> tuple[list[Task], list[Action]]:
         """Results came from a worker: `(task id, run time in s)` each. Returns the tasks that they are of."""
-        worker = self.workers.get(worker_id)
-        if worker is None:
+        if (worker := self.workers.get(worker_id)) is None:
             return [], []
         tasks = []
         for task_id, seconds in done:
-            task = worker.hand.pop(task_id, None)
-            if task is not None:
+            if (task := worker.hand.pop(task_id, None)) is not None:
                 tasks.append(task)
                 worker.load -= task.expected
                 self._measure(task.function, seconds)
@@ -193,60 +191,43 @@ class Scheduler:
 
     def dropped(self, worker_id: int, task_ids: list[int], now: float) -> list[Action]:
         """Tasks of a `Send` had been cancelled and were not sent."""
-        worker = self.workers.get(worker_id)
-        if worker is None:
+        if (worker := self.workers.get(worker_id)) is None:
             return []
         self._take_back(worker, task_ids)
-        self._front_moved(worker, now)
+        self._settle(worker)
         return self._dispatch(now)
 
     def returned(self, worker_id: int, task_ids: list[int], now: float) -> list[Action]:
         """A recalled worker gave back what it had not begun."""
-        worker = self.workers.get(worker_id)
-        if worker is None:
+        if (worker := self.workers.get(worker_id)) is None:
             return []
         self._requeue(self._take_back(worker, task_ids))
         self._front_moved(worker, now)
-        if worker.hand:
-            worker.recalled = True  # no company for the task that overran, until it is done
-            self._note_room(worker)
         return self._dispatch(now)
 
     def leaving(self, worker_id: int) -> None:
-        """A worker's end is known, and why it ended is not: it gets nothing more, but its results still count.
+        """A worker is about to have `left`: it gets nothing more that would be blamed for it; its results count.
 
-        Of several workers that end together, tell this of each before the first has `left`: its tasks would go to
-        the next of them otherwise, and be blamed once more.
+        Tell this of all that end together before the first has left, or its tasks go to the next of them.
         """
-        worker = self.workers.get(worker_id)
-        if worker is not None:
-            worker.dying, worker.idle = True, False
-            self._idle.pop(worker_id, None)
-            self._roomy.pop(worker_id, None)
+        if worker_id in self.workers:
+            self._retire(self.workers[worker_id])
 
     def left(self, worker_id: int, now: float, *, blame: bool = True) -> list[Action]:
         """A worker has ended. With `blame`, its tasks' deaths count; without, it was our own doing."""
-        worker = self.workers.pop(worker_id, None)
-        if worker is None:
+        if (worker := self.workers.pop(worker_id, None)) is None:
             return []
-        self._idle.pop(worker_id, None)
-        self._roomy.pop(worker_id, None)
-        self._errands.discard(worker_id)
-        self._forget_load(worker)
+        self._retire(worker)
         tasks = list(worker.hand.values())
-        actions: list[Action] = []
-        if blame:
-            alone = len(tasks) == 1
-            for task in list(tasks):
-                task.deaths += 1
-                task.solo = True
-                if alone and task.deaths > task.worker_retries:
-                    tasks.remove(task)
-                    actions.append(GiveUp(task, worker_id))
+        for task in tasks:
+            task.deaths += blame
+            task.solo |= blame
+        if blame and len(tasks) == 1 and tasks[0].deaths > tasks[0].worker_retries:
+            return [GiveUp(tasks[0], worker_id), *self._dispatch(now)]
         for task in tasks:
             task.attempt += 1
         self._requeue(tasks)
-        return actions + self._dispatch(now)
+        return self._dispatch(now)
 
     def tick(self, now: float) -> list[Action]:
         """Time has passed: recall what is stuck, end what overruns."""
@@ -255,45 +236,33 @@ class Scheduler:
         while heap and heap[0][0] <= now:
             deadline, worker_id = heapq.heappop(heap)
             if self._is_due_at(deadline, worker_id):
-                actions.append(Kill(worker_id, self._condemn(self.workers[worker_id])))
-        for hands, patience in ((self._laden, STALLED), (self._heavy, OVERDUE)):
+                actions.append(self._kill(self.workers[worker_id]))
+        for hands, patience in self._stalling:
             while hands and (worker := next(iter(hands.values()))).since + patience <= now:
                 actions.append(self._recall(worker))
         return actions
 
-    def _recall(self, worker: Worker) -> Recall:
-        worker.recalled = True
-        self._errands.add(worker.id)
-        self._note_room(worker)
-        return Recall(worker.id)
-
-    def _condemn(self, worker: Worker) -> Task:
-        """Take the task from a worker that is to be killed for it, and let no other task go there."""
-        _, task = worker.hand.popitem()
-        worker.dying, worker.deadline = True, inf
-        return task
-
     def drain(self) -> list[Task]:
-        """Empty the queue: return all tasks that are not in a hand."""
-        tasks = [task for negated in self._priorities for task in self._queues[-negated]]
-        for queue in self._queues.values():
-            queue.clear()
+        """Empty the queue: return all tasks that are not in a hand, in the order in which they would have gone."""
+        tasks = [task for negated in sorted(self._priorities) for task in self._queues[-negated]]
+        self._queues, self._priorities = {0: deque()}, [0]
         return tasks
 
     # -- decisions
 
     def _dispatch(self, now: float) -> list[Action]:
         actions: list[Action] = []
-        for takers in range(len(self._idle) + len(self._roomy), 0, -1):
-            queue = self._first_queue()
-            if queue is None:
-                break
+        takers = len(self._idle) + len(self._roomy)
+        while (self._idle or self._roomy) and (queue := self._first_queue()):
             if self._idle:
                 _, worker = self._idle.popitem()
-                worker.idle, worker.since = False, now
+                worker.idle = False
+            elif self._expected(queue[0]) > NEXT:
+                break  # nobody who is busy may have it
             else:
                 worker = next(iter(self._roomy.values()))
-            tasks = self._fill(worker, queue, -(-len(queue) // takers), now)
+            tasks = self._fill(worker, queue, -(-len(queue) // takers) if takers > 1 else len(queue), now)
+            takers -= 1
             if tasks:
                 actions.append(Send(worker.id, tasks))
         while self._heavy and len(self._errands) < len(self._idle):
@@ -302,71 +271,108 @@ class Scheduler:
 
     def _fill(self, worker: Worker, queue: deque[Task], share: int, now: float) -> list[Task]:
         """Move tasks from the queue into the worker's hand: its share, if it may hold as many."""
-        hand = worker.hand
         tasks: list[Task] = []
-        most = min(share, MOST_IN_HAND - len(hand))
-        while queue and len(tasks) < most:
-            expected = self._expected(queue[0])
-            if hand and worker.load + expected > AHEAD and (len(hand) > 1 or expected > NEXT or worker.load > NEXT):
+        hand, held = worker.hand, len(worker.hand)
+        most = min(share, MOST_IN_HAND - held)
+        if held and worker.since + (STALLED if worker.load <= AHEAD else OVERDUE) <= now:
+            most = 0  # it has been silent for too long
+        while len(tasks) < most:
+            expected, load = self._expected(queue[0]), worker.load
+            if hand and load + expected > AHEAD and (len(hand) > 1 or expected > NEXT or load > NEXT):
                 break
             task = queue.popleft()
             task.expected = expected
-            worker.load += expected
+            worker.load = load + expected
             hand[task.id] = task
             tasks.append(task)
-            if task.timeout is not None:
-                worker.deadline = now + task.timeout
-                heapq.heappush(self._deadlines, (worker.deadline, worker.id))
+        if not tasks:
+            del self._roomy[worker.id]  # until its hand changes, so that nobody refuses twice
+            return tasks
+        if held < 2:
+            worker.since = now  # nothing waited in this hand so far
+        if tasks[0].timeout is not None:
+            self._set_deadline(worker, now + tasks[0].timeout)
         self._note_room(worker)
         return tasks
+
+    def _recall(self, worker: Worker) -> Recall:
+        worker.recalled = worker.closed = True
+        self._errands.add(worker.id)
+        self._note_room(worker)
+        return Recall(worker.id)
+
+    def _kill(self, worker: Worker) -> Kill:
+        self._retire(worker)
+        return Kill(worker.id, worker.hand.popitem()[1])  # it was alone
 
     def _expected(self, task: Task) -> float:
         """Return what a task adds to a hand (s); a task that must be alone with its worker fills it."""
         return inf if task.solo else self._means.get(task.function, inf)
 
+    # -- what is known of the workers
+
     def _note_room(self, worker: Worker) -> None:
-        """Keep `_roomy`, the busy workers whose hand is at most half full, and `_laden`."""
+        """Keep `_roomy`, the busy workers whose hand is at most half full, and `_laden` and `_heavy`."""
         count, load = len(worker.hand), worker.load
+        among = None if count < 2 or worker.recalled else self._heavy if load > AHEAD else self._laden
+        if worker.among is not among:
+            self._belongs(worker, among)
         self._roomy.pop(worker.id, None)
-        if worker.recalled or count < 2:
-            self._forget_load(worker)
-        elif load > AHEAD:
-            self._heavy.setdefault(worker.id, worker)
-        else:
-            self._laden.setdefault(worker.id, worker)
-        if worker.recalled or worker.dying or not count:
-            return
-        if (load <= AHEAD / 2 and count <= MOST_IN_HAND // 2) or (count == 1 and load <= NEXT):
+        if not worker.closed and ((load <= AHEAD / 2 and count <= MOST_IN_HAND // 2) or (count == 1 and load <= NEXT)):
             self._roomy[worker.id] = worker  # as the last: they take turns
 
-    def _forget_load(self, worker: Worker) -> None:
-        self._laden.pop(worker.id, None)
-        self._heavy.pop(worker.id, None)
+    def _belongs(self, worker: Worker, among: OrderedDict[int, Worker] | None) -> None:
+        if worker.among is not None:
+            del worker.among[worker.id]
+        if among is not None:
+            among[worker.id] = worker
+        worker.among = among
 
     def _take_back(self, worker: Worker, task_ids: list[int]) -> list[Task]:
         """Take these tasks out of the worker's hand, where they still are in it."""
         tasks = [worker.hand.pop(task_id) for task_id in task_ids if task_id in worker.hand]
-        for task in tasks:
-            worker.load -= task.expected
+        worker.load -= sum(task.expected for task in tasks)
         return tasks
 
     def _front_moved(self, worker: Worker, now: float) -> None:
         worker.since = now
-        worker.deadline = inf
-        worker.recalled = False
-        self._errands.discard(worker.id)
-        self._forget_load(worker)  # it comes back as the last: it has just moved
+        if worker.recalled:
+            worker.recalled = False  # it may be asked again, if it still has several
+            self._errands.discard(worker.id)
+        if worker.among is not None:
+            worker.among.move_to_end(worker.id)
+        self._settle(worker)
+
+    def _settle(self, worker: Worker) -> None:
+        """Its hand has shrunk."""
+        if worker.dying:
+            return
         if worker.hand:
             self._note_room(worker)
-        else:
-            self._becomes_idle(worker)
-
-    def _becomes_idle(self, worker: Worker) -> None:
-        self._roomy.pop(worker.id, None)
-        worker.load = 0.0
-        if not worker.idle and not worker.dying:
-            worker.idle = True
+        elif not worker.idle:
+            self._forget(worker)
+            worker.load, worker.recalled, worker.closed, worker.idle = 0.0, False, False, True
             self._idle[worker.id] = worker
+
+    def _retire(self, worker: Worker) -> None:
+        """Let nothing more go there, and ask nothing of it."""
+        self._forget(worker)
+        self._idle.pop(worker.id, None)
+        worker.dying, worker.idle = True, False
+
+    def _forget(self, worker: Worker) -> None:
+        worker.deadline = inf
+        self._roomy.pop(worker.id, None)
+        self._errands.discard(worker.id)
+        if worker.among is not None:
+            self._belongs(worker, None)
+
+    def _set_deadline(self, worker: Worker, deadline: float) -> None:
+        worker.deadline = deadline
+        heapq.heappush(self._deadlines, (deadline, worker.id))
+        if len(self._deadlines) > 2 * len(self.workers) + SPARE_DEADLINES:
+            self._deadlines = [(one.deadline, one.id) for one in self.workers.values() if one.deadline < inf]
+            heapq.heapify(self._deadlines)
 
     def _measure(self, function: int, seconds: float) -> None:
         seconds = max(seconds, SHORTEST)
@@ -378,19 +384,15 @@ class Scheduler:
             self._queue(task.priority).appendleft(task)
 
     def _queue(self, priority: int) -> deque[Task]:
-        queue = self._queues.get(priority)
-        if queue is None:
-            queue = self._queues[priority] = deque()
-            insort(self._priorities, -priority)
-        return queue
+        if priority not in self._queues:
+            self._queues[priority] = deque()
+            heapq.heappush(self._priorities, -priority)
+        return self._queues[priority]
 
     def _first_queue(self) -> deque[Task] | None:
         """Return the queue of the highest priority that has tasks; empty ones above it are dropped."""
-        while True:
-            priority = -self._priorities[0]
-            queue = self._queues[priority]
-            if queue:
-                return queue
-            if len(self._priorities) == 1:
+        while not (queue := self._queues[-self._priorities[0]]):
+            if len(self._queues) == 1:
                 return None
-            del self._queues[priority], self._priorities[0]
+            del self._queues[-heapq.heappop(self._priorities)]
+        return queue
