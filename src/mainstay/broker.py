@@ -330,7 +330,7 @@ class Broker:
                     self._act(self.scheduler.returned(worker.number, load(frame.body), now()))
 
     def _finish(self, task: Task, frame: Frame, worker: WorkerState) -> None:
-        if frame.kind == Kind.ERROR and task.retries > 0:
+        if frame.kind == Kind.ERROR and task.retries > 0 and task.id in self._tasks:
             self._act(self.scheduler.retry(task, now()))
         elif self._tasks.pop(task.id, None) is not None:
             self._outcomes.append(Outcome(task.future, frame, None, worker.host, worker.number))
