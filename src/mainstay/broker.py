@@ -27,7 +27,7 @@ from mainstay.interrupts import GuardedLock
 from mainstay.launch import Invitation, Launcher
 from mainstay.launches import Launches, Log
 from mainstay.outcomes import End, Outcome, deliver
-from mainstay.reactor import Reactor, nothing
+from mainstay.reactor import NAP, Reactor, nothing
 from mainstay.report import Description, WorkerInfo
 from mainstay.roster import Roster, WorkerState
 from mainstay.scheduler import Action, GiveUp, Kill, Recall, Scheduler, Send, Task
@@ -36,7 +36,6 @@ from mainstay.wire.frames import Frame, Kind, encode
 from mainstay.wire.functions import Function
 from mainstay.wire.payload import load
 
-SPIN = 100e-6  # seconds that a waiting thread polls after the last message
 BURST = 16  # submits in one go, after which the submitting thread serves the sockets itself
 LAST_WORDS = 2.0  # seconds for what workers printed last
 now = time.monotonic
@@ -98,7 +97,7 @@ class Broker:
             mine = self._is_mine()
             self._burst += not mine
             if mine or self._burst < BURST:
-                self._reactor.take_back()
+                self._reactor.hand_back()
                 self._reactor.wake_by(self.scheduler.next_tick())
                 return
             done = self._serve_burst()
@@ -106,38 +105,40 @@ class Broker:
 
     def _serve_burst(self) -> list[Outcome]:
         self._burst = 0
-        self._reactor.serve_on_lease()
+        self._reactor.borrow()
+        self._reactor.hand_back()
         self._act(self.scheduler.top_up(now()))
         self._reactor.wake_by(self.scheduler.next_tick())
         return self._take_outcomes()
 
     def drive(self, future: Future[Any], function: int) -> None:
-        """Serve the workers' sockets in this thread until `future` is done, or nothing came for `SPIN` seconds.
+        """Serve the workers' sockets in this thread until `future` is done, or nothing has come for a moment.
 
         Of a function that is known to run for longer, nothing would come: the thread had better sleep.
         """
-        if self.scheduler.mean(function) > SPIN or self._is_mine():
+        expected = self.scheduler.mean(function)
+        if expected > NAP or self._is_mine():
             return
         self._burst = 0
-        end = now() + SPIN
         try:
-            while not (self._reactor.awake or future.done()) and self.lock.acquire(blocking=False):
-                try:
-                    moved = not self._over and self._reactor.borrow()
-                    done = self._take_outcomes()
-                finally:
-                    self.lock.release()
-                if done:
-                    deliver(done)
-                if moved:
-                    end = now() + SPIN
-                elif now() > end:
-                    break
+            self._reactor.drive(self._serve_once, future.done, expected)
         finally:
             with self.lock:
                 if self._tasks and not self._over:
-                    self._reactor.take_back()
+                    self._reactor.hand_back()
                     self._reactor.wake_by(self.scheduler.next_tick())
+
+    def _serve_once(self) -> bool:
+        """Serve the workers' sockets, if no other thread has the lock; say whether anything came."""
+        if not self.lock.acquire(blocking=False):
+            return False
+        try:
+            moved = not self._over and self._reactor.borrow()
+            done = self._take_outcomes()
+        finally:
+            self.lock.release()
+        deliver(done)
+        return moved
 
     def describe(self) -> Description:
         """Return what stands; the lock must be held."""
@@ -249,7 +250,7 @@ class Broker:
     def _close(self, cancel: bool, abort: bool) -> None:
         self._closing = True
         self._takes_late = not (cancel or abort)
-        self._reactor.take_back(at_once=True)
+        self._reactor.take_back()
         if abort:
             self._patience = 0.0
         # As in the stdlib, the calls at the head of the queue count as begun, even if the workers still start.
@@ -361,29 +362,29 @@ class Broker:
     # -- actions
 
     def _act(self, actions: list[Action]) -> None:
-        for action in actions:
+        for action in actions:  # what follows from one is done after those that were decided before it
             if isinstance(action, Send):
-                self._send(action)
+                actions += self._send(action)
             elif isinstance(action, Recall):
                 self.roster.tell(action.worker, Kind.RECALL)
             elif isinstance(action, Kill):
                 self.roster.tell(action.worker, Kind.KILL)
                 if action.task.retries > 0:
-                    self._act(self.scheduler.retry(action.task, now()))
+                    actions += self.scheduler.retry(action.task, now())
                 else:
                     self._resolve(action.task, outcomes.timed_out(action.task, self._label(action.task)))
 
     def _label(self, task: Task) -> str:
         return task.label or self._functions[task.function].name
 
-    def _send(self, action: Send) -> None:
+    def _send(self, action: Send) -> list[Action]:
         worker = self.roster.workers[action.worker]
         assert worker.connection is not None
         pieces, cancelled = [], []
         for task in action.tasks:
-            if not task.begun and not task.future.set_running_or_notify_cancel():
+            if task.id not in self._tasks or not (task.begun or task.future.set_running_or_notify_cancel()):
                 cancelled.append(task.id)
-                del self._tasks[task.id]
+                self._tasks.pop(task.id, None)
                 continue
             task.begun = True
             if task.function not in worker.known:
@@ -395,5 +396,4 @@ class Broker:
             pieces += encode(Kind.CALL, body, buffers, number=task.function, task=task.id, attempt=attempt)
         if pieces:
             worker.connection.send(pieces)
-        if cancelled:
-            self._act(self.scheduler.dropped(action.worker, cancelled, now()))
+        return self.scheduler.dropped(action.worker, cancelled, now()) if cancelled else []

@@ -5,12 +5,14 @@
 
 The broker's thread sleeps on `control`. A thread that waits for a result, or that submits many calls in one go,
 serves `data` itself meanwhile: `data` is then "lent", which means that `control` does not look at it. That saves
-two switches of threads per call, and the fight for the interpreter's lock. All methods but `call_soon` and
-`sleep` want the broker's lock held.
+two switches of threads per call, and the fight for the interpreter's lock. It hands `data` back on a lease: the
+broker's thread takes over only if no thread has come again by its end. All methods but `call_soon`, `sleep` and
+`drive` want the broker's lock held.
 """
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections import deque
@@ -18,7 +20,10 @@ from collections.abc import Callable
 
 from mainstay.wire.poller import READ, Poller
 
-LEASE = 1e-3  # seconds for which a thread that submits in a burst keeps the data after its last turn
+LEASE = 2e-3  # seconds after which the broker's thread serves what was handed back
+SPIN = 100e-6  # seconds that a waiting thread polls after the last message
+NAP = 1e-3  # seconds that it sleeps on the sockets itself, before it leaves them to the broker's thread
+PAUSE = 64  # waits
 now = time.monotonic
 
 
@@ -30,6 +35,7 @@ class Reactor:
         self.control.watch(self.data, self._on_data)
         self.awake = True  # the broker's thread is at work, and need not be helped
         self.calls: deque[Callable[[], None]] = deque()
+        self._pause = 0  # waits for which polling does not pay
         self._lent = False
         self._leased_until = 0.0
         self._sleeps_until: float | None = 0.0
@@ -42,8 +48,7 @@ class Reactor:
 
     def timeout(self, times: list[float | None]) -> float | None:
         """Return how long the broker's thread may sleep, given when something is due (s of the monotonic clock)."""
-        lease = self._leased_until if self._lent and self._leased_until else None
-        self._sleeps_until = min((t for t in [*times, lease] if t is not None), default=None)
+        self._sleeps_until = min((t for t in [*times, self._leased_until or None] if t is not None), default=None)
         if self.calls:
             return 0
         return None if self._sleeps_until is None else max(0.0, self._sleeps_until - now()) + 0.0005
@@ -57,16 +62,11 @@ class Reactor:
     def turn(self, ready: list[tuple[int, int]]) -> None:
         """Handle what the sleep ended with."""
         self.control.handle(ready)
-        if self._leased_until:
+        if self._leased_until and self._leased_until <= now():
             self.take_back()
 
     def _on_data(self, events: int) -> None:
-        """A worker has spoken; leave it to the thread that submits in a burst, while it does."""
-        if now() < self._leased_until:
-            self._lend()
-        else:
-            self._leased_until = 0.0
-            self.data.turn()
+        self.data.turn()
 
     def _on_wake(self, events: int) -> None:
         try:
@@ -92,30 +92,53 @@ class Reactor:
             self._sleeps_until = due
             self.call_soon(nothing)
 
-    def serve_on_lease(self) -> None:
-        """Serve the workers now, and keep the broker's thread from it for `LEASE` seconds."""
-        self._leased_until = now() + LEASE
-        self.data.turn()
+    def drive(self, serve: Callable[[], bool], done: Callable[[], bool], expected: float) -> None:
+        """Serve the workers in this thread until `done`, or nothing has come for `NAP` seconds.
+
+        Polling gives the fastest answer while each process has a core, and keeps the worker from it where they
+        share one. So a thread whose polling was in vain sleeps in its next `PAUSE` waits. Takes the lock in `serve`.
+        """
+        polling = expected < SPIN and not self._pause
+        self._pause -= self._pause > 0
+        end = now() + SPIN
+        while not done():
+            if self.awake and not self._lent:  # the broker's thread is serving them, and will soon sleep
+                if now() > end:
+                    return
+                self._give_way()
+            elif serve():
+                end = now() + SPIN
+            elif not polling:
+                if not self.data.wait(NAP):
+                    return
+            elif now() > end:
+                polling, self._pause = False, PAUSE
+
+    def _give_way(self) -> None:
+        """Let another thread or process go on: a poll lets go of the interpreter's lock, a yield of the core."""
+        self.data.wait(0)
+        os.sched_yield()
 
     def borrow(self) -> bool:
-        """Serve the workers now, and until `take_back`; say whether there was anything to do."""
-        self._lend()
+        """Serve the workers now, and until `hand_back`; say whether there was anything to do."""
+        if not self._lent:
+            self._lent = True
+            self.control.change(self.data, 0)
         self._leased_until = 0.0
         return self.data.turn()
 
-    def take_back(self, *, at_once: bool = False) -> None:
-        """Let the broker's thread serve the workers again, unless a lease runs."""
-        if self._leased_until and not at_once and now() < self._leased_until:
-            return
+    def hand_back(self) -> None:
+        """Let the broker's thread serve what was borrowed, unless it is borrowed again within `LEASE` seconds."""
+        if self._lent and not self._leased_until:
+            self._leased_until = now() + LEASE
+            self.wake_by(self._leased_until)
+
+    def take_back(self) -> None:
+        """Serve the workers in the broker's thread from now on."""
         self._leased_until = 0.0
         if self._lent:
             self._lent = False
             self.control.change(self.data, READ)
-
-    def _lend(self) -> None:
-        if not self._lent:
-            self._lent = True
-            self.control.change(self.data, 0)
 
     def close(self) -> None:
         self.data.close()

@@ -227,7 +227,8 @@ def interrupted(client):
 @pytest.mark.parametrize("how", ["result", "submit", "map"])
 def test_ctrl_c_ends_the_pool_with_one_traceback(how):
     script = f"""
-import time, mainstay
+import signal, time, mainstay
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell begins with SIGINT ignored
 with mainstay.Executor(2, launcher="local") as executor:
     executor.submit(abs, 1).result(30)
     futures = [executor.submit(time.sleep, 60) for _ in range(2)]

@@ -19,7 +19,7 @@ from typing import Any
 
 from mainstay.node import context
 from mainstay.wire.frames import Bytes, Frame, FrameReader, Kind, encode
-from mainstay.wire.payload import dump, load
+from mainstay.wire.payload import Payload, dump, load
 
 SPIN = 100e-6
 FLUSH = 500e-6
@@ -37,7 +37,8 @@ class Worker:
         self._outbox: list[Bytes] = []
         self._functions: dict[int, Callable[..., Any] | BaseException] = {}
         self._sources: dict[int, Frame] = {}
-        self._running = False
+        self._answers = False  # a recall may be answered now: nothing is being read or sent
+        self._recalled = False  # one came when it could not be answered
         self._flushed = 0.0
 
     def serve(self) -> None:
@@ -54,9 +55,15 @@ class Worker:
                     self._flush()
 
     def recall(self) -> None:
-        """Give back every call that has not begun; comes as a signal, while a task runs."""
-        if not self._running or os.getpid() != self._pid:
-            return  # between tasks the inbox is about to be served
+        """Give back every call that has not begun; comes as a signal, at any time."""
+        if os.getpid() != self._pid:
+            return
+        self._recalled = True
+        if self._answers:
+            self._answer_recall()
+
+    def _answer_recall(self) -> None:
+        self._answers = self._recalled = False  # one that comes in the middle of this is answered by the next call
         self._read_what_is_there()
         ids = [frame.task for frame in self._inbox if frame.kind == Kind.CALL]
         kept = [frame for frame in self._inbox if frame.kind != Kind.CALL]
@@ -64,30 +71,33 @@ class Worker:
         self._inbox.extend(kept)
         self._outbox += encode(Kind.RETURNED, pickle.dumps(ids))
         self._flush()
+        self._answers = True
 
     # -- one call
 
     def _call(self, frame: Frame) -> None:
         started = perf_counter()
+        self._answers = True
+        if self._recalled:
+            self._answer_recall()
         try:
-            fn = self._function(frame.number)
-            args, kwargs, label = load(frame.body, frame.buffers)
-            context.current = context.TaskInfo(frame.task, frame.attempt, label, self._name)
-            self._running = True
-            try:
-                result = fn(*args, **kwargs)
-            finally:
-                self._running = False
-                context.current = None
-                if os.getpid() != self._pid:
-                    os._exit(0)  # a child that the task forked must not answer in our place
-            body, buffers = dump(result)
+            kind, (body, buffers) = Kind.RESULT, self._run(frame)
         except BaseException as error:
-            self._outbox += encode(
-                Kind.ERROR, describe_error(error), task=frame.task, number=_micros(perf_counter() - started)
-            )
-            return
-        self._outbox += encode(Kind.RESULT, body, buffers, task=frame.task, number=_micros(perf_counter() - started))
+            kind, body, buffers = Kind.ERROR, describe_error(error), ()
+        self._answers = False
+        self._outbox += encode(kind, body, buffers, task=frame.task, number=_micros(perf_counter() - started))
+
+    def _run(self, frame: Frame) -> Payload:
+        fn = self._function(frame.number)
+        args, kwargs, label = load(frame.body, frame.buffers)
+        context.current = context.TaskInfo(frame.task, frame.attempt, label, self._name)
+        try:
+            result = fn(*args, **kwargs)
+        finally:
+            context.current = None
+            if os.getpid() != self._pid:
+                os._exit(0)  # a child that the task forked must not answer in our place
+        return dump(result)
 
     def _function(self, number: int) -> Callable[..., Any]:
         known = self._functions.get(number)
