@@ -68,7 +68,7 @@ class Broker:
         self._burst = 0
         control, data = self._reactor.control, self._reactor.data
         key = auth.new_key()
-        self.door = Door(control, key, lambda sock: self.roster.admit(sock))
+        self.door = Door(control, key, lambda sock: self.roster.admit(sock), log)
         invitation = Invitation(address.to_text(self.door.addresses), key.hex(), 0)
         self.launches = Launches(chain, start_timeout, invitation, self._reactor.call_soon, log)
         self.launches.on_lost = lambda: self.roster.dismiss(list(self.roster.agents))
@@ -97,7 +97,6 @@ class Broker:
             mine = self._is_mine()
             self._burst += not mine
             if mine or self._burst < BURST:
-                self._reactor.hand_back()
                 self._reactor.wake_by(self.scheduler.next_tick())
                 return
             done = self._serve_burst()
@@ -106,7 +105,6 @@ class Broker:
     def _serve_burst(self) -> list[Outcome]:
         self._burst = 0
         self._reactor.borrow()
-        self._reactor.hand_back()
         self._act(self.scheduler.top_up(now()))
         self._reactor.wake_by(self.scheduler.next_tick())
         return self._take_outcomes()
@@ -125,7 +123,6 @@ class Broker:
         finally:
             with self.lock:
                 if self._tasks and not self._over:
-                    self._reactor.hand_back()
                     self._reactor.wake_by(self.scheduler.next_tick())
 
     def _serve_once(self) -> bool:

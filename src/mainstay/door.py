@@ -5,17 +5,21 @@ listeners ─▶ strangers (bounded in number, seconds and bytes) ─proof of th
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
+import resource
 import socket
 import time
 from collections.abc import Callable
 
 from mainstay.wire import address
 from mainstay.wire.auth import ANSWER, Listener
-from mainstay.wire.poller import Poller
+from mainstay.wire.poller import READ, Poller
 
 MOST_STRANGERS = 256  # connections without a proof; the oldest is closed for a further one
 BACKLOG = 1024
+PAUSE = 1.0  # seconds for which nobody is let in when the process may open no more files
 
 
 class Stranger:
@@ -50,10 +54,14 @@ class Door:
     Args:
         poller: watches the listeners and the strangers.
         on_guest: called with the socket (non-blocking) of each peer that proved the key.
+        log: takes a level and what is to be told.
     """
 
-    def __init__(self, poller: Poller, key: bytes, on_guest: Callable[[socket.socket], None]) -> None:
-        self._poller, self._key, self._on_guest = poller, key, on_guest
+    def __init__(
+        self, poller: Poller, key: bytes, on_guest: Callable[[socket.socket], None], log: Callable[[int, str], None]
+    ) -> None:
+        self._poller, self._key, self._on_guest, self._log = poller, key, on_guest, log
+        self._opens_at: float | None = None  # it is closed until then
         self.strangers: dict[int, Stranger] = {}
         self._listeners: list[socket.socket] = []
         self.addresses: list[address.Address] = []
@@ -75,7 +83,9 @@ class Door:
     def _on_knock(self, listener: socket.socket) -> None:
         try:
             sock, _ = listener.accept()
-        except OSError:
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                self._raise_limit()
             return
         if len(self.strangers) >= MOST_STRANGERS:
             self._dismiss(next(iter(self.strangers.values())))
@@ -88,6 +98,24 @@ class Door:
             return
         self.strangers[sock.fileno()] = stranger
         self._poller.watch(sock, lambda events: self._on_proof(stranger))
+
+    def _raise_limit(self) -> None:
+        """Allow this process as many open files as it may have; where that is not enough, say so and wait."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft != hard:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            return
+        self._log(
+            logging.WARNING,
+            f"a worker or agent waits at the door: this process may open no more than {hard} files, and each worker "
+            f"takes one. Close files, ask for fewer workers, or raise the limit (ulimit -n)",
+        )
+        self._opens_at = time.monotonic() + PAUSE
+        self._listen_for(0)
+
+    def _listen_for(self, events: int) -> None:
+        for sock in self._listeners:
+            self._poller.change(sock, events)
 
     def _on_proof(self, stranger: Stranger) -> None:
         proved = stranger.step()
@@ -104,10 +132,14 @@ class Door:
         stranger.sock.close()
 
     def next_deadline(self) -> float | None:
-        return next((stranger.deadline for stranger in self.strangers.values()), None)  # the oldest is the first
+        oldest = next((stranger.deadline for stranger in self.strangers.values()), None)
+        return min((at for at in (oldest, self._opens_at) if at is not None), default=None)
 
     def tick(self, now: float) -> None:
-        """Close the door on those who took too long."""
+        """Close the door on those who took too long, and open it after a pause."""
+        if self._opens_at is not None and self._opens_at <= now:
+            self._opens_at = None
+            self._listen_for(READ)
         for stranger in [s for s in self.strangers.values() if s.deadline <= now]:
             self._dismiss(stranger)
 

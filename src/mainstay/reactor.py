@@ -5,9 +5,9 @@
 
 The broker's thread sleeps on `control`. A thread that waits for a result, or that submits many calls in one go,
 serves `data` itself meanwhile: `data` is then "lent", which means that `control` does not look at it. That saves
-two switches of threads per call, and the fight for the interpreter's lock. It hands `data` back on a lease: the
-broker's thread takes over only if no thread has come again by its end. All methods but `call_soon`, `sleep` and
-`drive` want the broker's lock held.
+two switches of threads per call, and the fight for the interpreter's lock. Each time it is lent on a lease: the
+broker's thread takes over if no thread has come again by its end. All methods but `call_soon`, `sleep` and `drive`
+want the broker's lock held.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Callable
 
 from mainstay.wire.poller import READ, Poller
 
-LEASE = 2e-3  # seconds after which the broker's thread serves what was handed back
+LEASE = 2e-3  # seconds for which another thread may serve the workers, from the last time it did; more than `NAP`
 SPIN = 100e-6  # seconds that a waiting thread polls after the last message
 NAP = 1e-3  # seconds that it sleeps on the sockets itself, before it leaves them to the broker's thread
 PAUSE = 64  # waits
@@ -120,18 +120,13 @@ class Reactor:
         os.sched_yield()
 
     def borrow(self) -> bool:
-        """Serve the workers now, and until `hand_back`; say whether there was anything to do."""
+        """Serve the workers now, and until the lease ends; say whether there was anything to do."""
         if not self._lent:
             self._lent = True
             self.control.change(self.data, 0)
-        self._leased_until = 0.0
+        self._leased_until = now() + LEASE
+        self.wake_by(self._leased_until)
         return self.data.turn()
-
-    def hand_back(self) -> None:
-        """Let the broker's thread serve what was borrowed, unless it is borrowed again within `LEASE` seconds."""
-        if self._lent and not self._leased_until:
-            self._leased_until = now() + LEASE
-            self.wake_by(self._leased_until)
 
     def take_back(self) -> None:
         """Serve the workers in the broker's thread from now on."""

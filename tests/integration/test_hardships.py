@@ -153,3 +153,33 @@ def test_a_thousand_strangers_who_say_nothing_are_bounded(pool):
     for stranger in strangers:
         stranger.close()
     assert pool.submit(abs, -1).result(30) == 1
+
+
+OPENS_TOO_MUCH = """
+import os, resource, socket, sys, time
+from mainstay.door import Door
+from mainstay.wire.poller import Poller
+
+said = []
+poller = Poller()
+door = Door(poller, b"k" * 32, print, lambda level, text: said.append(text))
+knocks = socket.socket(socket.AF_UNIX)
+knocks.connect("\\0" + door.addresses[0][0][1:])
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, int(sys.argv[1])))
+taken = []
+try:
+    while True: taken.append(os.dup(0))
+except OSError: pass
+while poller.turn(): pass
+print(len(door.strangers), *said)
+os.close(taken[0])
+while not door.strangers:
+    poller.handle(poller.wait(max(0, (door.next_deadline() or 0) - time.monotonic())))
+    door.tick(time.monotonic())
+"""
+
+
+@pytest.mark.parametrize(("hard", "says"), [(100, "0 a worker or agent waits at the door"), (200, "1\n")])
+def test_a_client_that_may_open_no_more_files_says_so_and_waits(hard, says):
+    command = [sys.executable, "-c", OPENS_TOO_MUCH, str(hard)]
+    assert subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=30).stdout.startswith(says)
