@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+__version__ = "0.1.0.dev0"
+
 TYPE_CHECKING = False  # as type checkers take it; `typing` itself would be thirty modules more
 if TYPE_CHECKING:
     from typing import Any
 
     from mainstay.errors import (
         InitializerFailed,
+        JournalError,
+        JournalInUse,
         LaunchError,
         MainstayError,
         PayloadError,
@@ -26,6 +30,8 @@ _PLACES = {
     **dict.fromkeys(
         (
             "InitializerFailed",
+            "JournalError",
+            "JournalInUse",
             "LaunchError",
             "MainstayError",
             "PayloadError",
@@ -42,6 +48,8 @@ _PLACES = {
 __all__ = [
     "Executor",
     "InitializerFailed",
+    "JournalError",
+    "JournalInUse",
     "LaunchError",
     "MainstayError",
     "PayloadError",

@@ -14,11 +14,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from threading import get_ident
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mainstay import outcomes
 from mainstay.door import Door
@@ -28,13 +28,16 @@ from mainstay.launch import Invitation, Launcher
 from mainstay.launches import Launches, Log
 from mainstay.outcomes import End, Outcome, deliver
 from mainstay.reactor import NAP, Reactor, nothing
-from mainstay.report import Description, WorkerInfo
+from mainstay.report import Description
 from mainstay.roster import Roster, WorkerState
 from mainstay.scheduler import Action, GiveUp, Kill, Recall, Scheduler, Send, Task
 from mainstay.wire import address, auth
 from mainstay.wire.frames import Frame, Kind, encode
 from mainstay.wire.functions import Function
 from mainstay.wire.payload import load
+
+if TYPE_CHECKING:
+    from mainstay.keeping import Keeper  # imported where there is a journal
 
 BURST = 16  # submits in one go, after which the submitting thread serves the sockets itself
 LAST_WORDS = 2.0  # seconds for what workers printed last
@@ -51,6 +54,7 @@ class Broker:
         self.changed = threading.Condition(self.lock)  # type: ignore[arg-type]
         self.scheduler = Scheduler()
         self.broken: BaseException | None = None
+        self.keeper: Keeper | None = None  # where there is a journal; set before the start
         self.started_after: float | None = None  # seconds until every worker stood
         self._begun = now()
         self._start_timeout = start_timeout
@@ -139,16 +143,7 @@ class Broker:
 
     def describe(self) -> Description:
         """Return what stands; the lock must be held."""
-        hosts = Counter(self.roster.workers[number].host for number in self.scheduler.workers)
-        current = self.launches.current
-        name = "" if current is None else current.launcher.name
-        reasons, ever, standing = list(self.launches.reasons), self.roster.ever_started, len(self.scheduler.workers)
-        wanted = self.roster.wanted or len(self.roster.workers)
-        return Description(name, dict(hosts), standing, wanted, self.started_after, reasons, ever)
-
-    def workers(self) -> list[WorkerInfo]:
-        """Return every worker and what it does; the lock must be held."""
-        return [worker.info(self.scheduler.workers.get(worker.number)) for worker in self.roster.workers.values()]
+        return self.roster.describe(self.scheduler.workers, self.started_after)
 
     def wait_ready(self, wanted: int | None, timeout: float | None) -> Description:
         """Wait until as many workers stand (None: all that will)."""
@@ -273,6 +268,8 @@ class Broker:
         self.changed.notify_all()
 
     def _shut(self) -> None:
+        if self.keeper is not None:
+            self.keeper.journal.close()
         with self.lock:
             self._closing = True
             self.launches.closing = True
@@ -330,8 +327,17 @@ class Broker:
     def _finish(self, task: Task, frame: Frame, worker: WorkerState) -> None:
         if frame.kind == Kind.ERROR and task.retries > 0 and task.id in self._tasks:
             self._act(self.scheduler.retry(task, now()))
-        elif self._tasks.pop(task.id, None) is not None:
-            self._outcomes.append(Outcome(task.future, frame, None, worker.host, worker.number))
+        else:
+            self._ended(task, Outcome(task.future, frame, None, worker.host, worker.number), frame.number / 1e6)
+
+    def _resolve(self, task: Task, error: BaseException) -> None:
+        self._ended(task, Outcome(task.future, error=error), 0.0)
+
+    def _ended(self, task: Task, outcome: Outcome, seconds: float) -> None:
+        if self._tasks.pop(task.id, None) is None:
+            return  # it was settled before
+        if self.keeper is None or task.entry is None or not self.keeper.keep(task, outcome, seconds):
+            self._outcomes.append(outcome)
 
     def worker_leaving(self, worker: WorkerState) -> None:
         self.scheduler.leaving(worker.number)
@@ -348,9 +354,10 @@ class Broker:
     def worker_printed(self, name: str, frame: Frame) -> None:
         self._printed.append((name, frame))  # printed without the lock: a terminal may be slow, or stopped
 
-    def _resolve(self, task: Task, error: BaseException) -> None:
-        if self._tasks.pop(task.id, None) is not None:
-            self._outcomes.append(Outcome(task.future, error=error))
+    def _forget(self, task: Task) -> None:
+        self._tasks.pop(task.id, None)
+        if task.entry is not None and self.keeper is not None:
+            self.keeper.forget(task)
 
     def _take_outcomes(self) -> list[Outcome]:
         done, self._outcomes = self._outcomes, []
@@ -381,7 +388,7 @@ class Broker:
         for task in action.tasks:
             if task.id not in self._tasks or not (task.begun or task.future.set_running_or_notify_cancel()):
                 cancelled.append(task.id)
-                self._tasks.pop(task.id, None)
+                self._forget(task)
                 continue
             task.begun = True
             if task.function not in worker.known:

@@ -6,6 +6,8 @@ from concurrent.futures import BrokenExecutor
 
 __all__ = [
     "InitializerFailed",
+    "JournalError",
+    "JournalInUse",
     "LaunchError",
     "MainstayError",
     "PayloadError",
@@ -87,6 +89,21 @@ def _rebuild_worker_died(args: tuple[str, str, int, str], keywords: dict[str, ob
 
 class PayloadError(MainstayError):
     """Arguments or a result could not be turned into bytes, or bytes into objects."""
+
+
+class JournalError(MainstayError):
+    """A journal cannot be opened, read or written; nothing that it held is lost."""
+
+
+class JournalInUse(JournalError):
+    """Another process has the journal open for writing.
+
+    Attribute: `holder` (its host, pid, and since when in s since 1970; None if that is not known).
+    """
+
+    def __init__(self, message: str, holder: object = None) -> None:
+        super().__init__(message)
+        self.holder = holder
 
 
 class RemoteError(MainstayError):

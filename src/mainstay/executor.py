@@ -10,10 +10,12 @@ import sys
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mainstay import interrupts, lifetime, mapping, world
 from mainstay.broker import Broker
+from mainstay.errors import JournalError
 from mainstay.futures import Future
 from mainstay.launch import Launcher, chain
 from mainstay.launches import Log
@@ -22,6 +24,10 @@ from mainstay.report import Description, WorkerInfo
 from mainstay.scheduler import Task
 from mainstay.wire.functions import FunctionTable
 from mainstay.wire.payload import dump
+
+if TYPE_CHECKING:
+    from mainstay.journal import Store
+    from mainstay.keeping import Keeper
 
 T = TypeVar("T")
 
@@ -38,10 +44,16 @@ class Executor(concurrent.futures.Executor):
         retries: how often a task that raised runs again.
         worker_retries: how often a task whose worker died runs again.
         preload: names of modules that each node imports once, before its workers are forked.
+        journal: the path of an SQLite file that keeps each finished call, and from which calls that are in it are
+            answered ("memory:": kept for this pool only); None: no journal.
+        journal_sync: "group": results are delivered at once, and on disk 100 ms later; "each": not delivered before
+            they are on disk.
+        retry_failed: whether calls that failed in an earlier run, by the journal, run again.
         log: called with each line that tells of launches; None: the logger "mainstay" (its start at INFO,
             what went wrong at WARNING).
 
-    Raises `ValueError` for bad arguments at once; `LaunchError` through the futures when no launcher works.
+    Raises `ValueError` for bad arguments and `JournalError` for a journal that cannot be used at once; `LaunchError`
+    through the futures when no launcher works; `JournalError` from `shutdown`, when results could not be kept.
     """
 
     def __init__(
@@ -55,6 +67,9 @@ class Executor(concurrent.futures.Executor):
         start_timeout: float = 120.0,
         retries: int = 0,
         worker_retries: int = 2,
+        journal: str | os.PathLike[str] | Store | None = None,
+        journal_sync: str = "group",
+        retry_failed: bool = True,
         log: Callable[[str], object] | None = None,
     ) -> None:
         if max_workers is not None and not isinstance(max_workers, int):
@@ -69,7 +84,10 @@ class Executor(concurrent.futures.Executor):
         if any(candidate.name == "world" for candidate in launchers):
             _serve_in_world(start_timeout)
         self._max_workers = max_workers or len(os.sched_getaffinity(0))
-        self._options = Options().changed({"retries": retries, "worker_retries": worker_retries})
+        if journal_sync not in ("group", "each"):
+            raise ValueError(f"journal_sync must be 'group' or 'each'; given: {journal_sync!r}")
+        given = {"retries": retries, "worker_retries": worker_retries, "retry_failed": retry_failed}
+        self._options = Options().changed(given)
         self._functions = FunctionTable()
         self._ids = itertools.count(1)
         self._paces: dict[int, mapping.Pace] = {}
@@ -85,7 +103,9 @@ class Executor(concurrent.futures.Executor):
             body, buffers = dump((initializer, initargs))
             setup["initializer"] = (body, [bytearray(buffer) for buffer in buffers])
         interrupts.install()
-        self._broker = Broker(launchers, max_workers, setup, start_timeout, _logger(log))
+        say = _logger(log)
+        self._broker = Broker(launchers, max_workers, setup, start_timeout, say)
+        self._keeper = self._broker.keeper = None if journal is None else _open_journal(journal, journal_sync, say)
         self._finalizer = weakref.finalize(self, self._broker.close)
         self._finalizer.atexit = False
         lifetime.add(self._broker)
@@ -126,16 +146,24 @@ class Executor(concurrent.futures.Executor):
 
     def _submit(
         self, options: Options, fn: Callable[..., T], args: tuple[Any, ...], kwargs: Any, *, late: bool = False
-    ) -> Future[T]:
+    ) -> concurrent.futures.Future[T]:
         if self._closed and not late:
             raise RuntimeError("cannot schedule new futures after shutdown")
         function = self._functions.lookup(fn)
         future: Future[T] = Future(self._broker, function.number)
+        entry = None
+        if self._keeper is not None and options.journal:
+            entry = self._keeper.entry_of(fn, function, options, args, kwargs)
+            found = self._keeper.find(entry, options, lambda: self._submit(options, fn, args, kwargs, late=True))
+            if found is not None:
+                return found
+            self._keeper.begins(entry, future)
         task = Task(
             next(self._ids),
             function.number,
             dump((args, kwargs, options.label or function.name)),
             future,
+            entry,
             options.label,
             options.priority,
             options.timeout,
@@ -158,7 +186,7 @@ class Executor(concurrent.futures.Executor):
         mapping.check(timeout, chunksize, buffersize)
         deadline = None if timeout is None else time.monotonic() + timeout
 
-        def submit(fn: Callable[..., Any], *args: Any) -> Future[Any]:
+        def submit(fn: Callable[..., Any], *args: Any) -> concurrent.futures.Future[Any]:
             return self._submit(options, fn, args, {})
 
         if buffersize is not None:
@@ -166,15 +194,24 @@ class Executor(concurrent.futures.Executor):
             return mapping.watched(mapping.buffered(submit, fn, items, buffersize, deadline), None, progress)
         if options.timeout is not None or options.retries:
             chunksize = chunksize or 1  # these hold for an item, not for a chunk
-        number = self._functions.lookup(fn).number  # what cannot be pickled is told now
-        pace = self._paces.setdefault(number, mapping.Pace())
+        function = self._functions.lookup(fn)  # what cannot be pickled is told now
+        pace = self._paces.setdefault(function.number, mapping.Pace())
+        rows = mapping.rows(iterables)
 
-        def submit_late(fn: Callable[..., Any], *args: Any) -> Future[Any]:
+        def submit_late(options: Options, fn: Callable[..., Any], *args: Any) -> concurrent.futures.Future[Any]:
             return self._submit(options, fn, args, {}, late=True)  # what `map` was given counts as submitted
 
-        rows = mapping.rows(iterables)
-        chunks = mapping.Chunks(submit_late, fn, rows, self.size, chunksize, pace)
-        return mapping.watched(chunks.results(deadline), len(rows), progress)
+        if self._keeper is None or not options.journal:
+            chunks = mapping.Chunks(partial(submit_late, options), fn, rows, self.size, chunksize, pace)
+            results = chunks.results(deadline)
+        elif self._keeper.journal.each:
+            results = mapping.buffered(submit, fn, iter(rows), len(rows), deadline)
+        else:
+            from mainstay import resuming
+
+            call = resuming.Mapped(fn, function, options, rows)
+            results = call.results(self._keeper, submit_late, deadline, self.size, chunksize, pace)
+        return mapping.watched(results, len(rows), progress)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls; end the workers when all are done. See `concurrent.futures.Executor.shutdown`."""
@@ -183,13 +220,19 @@ class Executor(concurrent.futures.Executor):
         self._broker.close(cancel=cancel_futures)
         if wait:
             self._broker.join()
+            if self._keeper is not None:
+                self._keeper.journal.check()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
         """Shut down; after Ctrl-C at once, without waiting for what runs."""
         if kind is not None and issubclass(kind, KeyboardInterrupt):
             self._closed = True
             self._broker.close(abort=True)
-        self.shutdown()
+        try:
+            self.shutdown()
+        except JournalError:
+            if kind is None:
+                raise  # else what ended the block matters more; the log has told of this
 
     @property
     def size(self) -> int:
@@ -205,7 +248,7 @@ class Executor(concurrent.futures.Executor):
     def workers(self) -> list[WorkerInfo]:
         """The workers that stand or are starting, with what each does now."""
         with self._broker.lock:
-            return self._broker.workers()
+            return self._broker.roster.infos(self._broker.scheduler.workers)
 
     def describe(self) -> Description:
         """Return which launcher was chosen, why not those before it, and how many workers stand where."""
@@ -259,6 +302,14 @@ def _serve_in_world(limit: float) -> None:
     if here is not None and here.rank > 0:
         world.attend(here, limit)
         world.leave()
+
+
+def _open_journal(place: str | os.PathLike[str] | Store, sync: str, log: Log) -> Keeper:
+    from mainstay.journal import open_store
+    from mainstay.journal.journal import Journal
+    from mainstay.keeping import Keeper
+
+    return Keeper(Journal(open_store(place), each=sync == "each", log=log))
 
 
 def _logger(log: Callable[[str], object] | None) -> Log:

@@ -10,6 +10,7 @@ item by item: only the item that is to blame fails.
 from __future__ import annotations
 
 import itertools
+import pickle
 import threading
 import time
 from collections import deque
@@ -21,6 +22,7 @@ from mainstay.errors import PoolBroken, WorkerDied
 from mainstay.node import context
 from mainstay.node.worker import describe_error
 from mainstay.outcomes import rebuild_error
+from mainstay.wire.payload import dump
 
 TARGET = 0.004  # seconds of work in one chunk
 GROWTH = 16  # a chunk is at most so many times as large as the one it was measured on
@@ -43,35 +45,56 @@ class Pace:
 
 
 class ChunkResult:
-    """What became of a chunk: results in order, then the exception that ended it, if any; and its run time."""
+    """What became of a chunk: results in order; the exception that ended it, if any, as `describe_error` wrote it;
+    its run time (s); and the worker's name."""
 
-    __slots__ = ("error", "results", "seconds")
+    __slots__ = ("error", "results", "seconds", "worker")
 
-    def __init__(self, results: list[Any], error: tuple[bytes, str] | None, seconds: float) -> None:
-        self.results, self.error, self.seconds = results, error, seconds
+    def __init__(self, results: list[Any], error: bytes | None, seconds: float, worker: str) -> None:
+        self.results, self.error, self.seconds, self.worker = results, error, seconds, worker
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ChunkResult, (self.results, self.error, self.seconds)
+        return ChunkResult, (self.results, self.error, self.seconds, self.worker)
 
 
 def run_chunk(fn: Callable[..., Any], columns: list[tuple[Any, ...]]) -> ChunkResult:
     """Runs on the worker: `fn` over the items, given as the tuples of first arguments, of second, …"""
+    return _ended(map(fn, *columns))
+
+
+def run_kept(fn: Callable[..., Any], columns: list[tuple[Any, ...]]) -> ChunkResult:
+    """As `run_chunk`, for a journal: a result is `(pickle, its buffers, run time in s)`."""
+    return _ended(_pickled(fn, columns))
+
+
+def _ended(items: Iterator[Any]) -> ChunkResult:
     results: list[Any] = []
     started = time.perf_counter()
     error = None
     try:
-        results.extend(map(fn, *columns))
+        results.extend(items)
     except BaseException as raised:
-        error = describe_error(raised), context.task().worker
-    return ChunkResult(results, error, time.perf_counter() - started)
+        error = describe_error(raised)
+    return ChunkResult(results, error, time.perf_counter() - started, context.task().worker)
+
+
+def _pickled(fn: Callable[..., Any], columns: list[tuple[Any, ...]]) -> Iterator[Any]:
+    for item in zip(*columns, strict=True):
+        started = time.perf_counter()
+        result = fn(*item)
+        seconds = time.perf_counter() - started
+        body, buffers = dump(result)
+        yield body, [pickle.PickleBuffer(buffer) for buffer in buffers], seconds
 
 
 class Chunks:
     """Feeds the chunks of one `map` and hands their results out in order.
 
     Chunks are submitted from the caller's thread and, as they finish, from the thread that delivers results,
-    so the work goes on whether or not anyone iterates.
+    so the work goes on whether or not anyone iterates. `run` is what a worker does with a chunk.
     """
+
+    run = staticmethod(run_chunk)
 
     def __init__(
         self,
@@ -88,7 +111,7 @@ class Chunks:
         self._size = size or pace.chunk()
         self._under_way = 0
         self._lock = threading.Lock()
-        self._slots: deque[_Slot] = deque()
+        self._slots: deque[Slot] = deque()
         self._more = threading.Condition(self._lock)
         self._stopped = False
         self._error: Exception | None = None
@@ -102,21 +125,23 @@ class Chunks:
                 if self._fixed is None and self._under_way >= AHEAD * self._workers:
                     return
                 slot = self._next_slot()
-            slot.future = self._submit(run_chunk, self._fn, list(zip(*slot.items, strict=True)))
+            slot.future = self._submit(self.run, self._fn, list(zip(*slot.items, strict=True)))
             with self._lock:
                 self._more.notify_all()
             slot.future.add_done_callback(lambda future, slot=slot: self._finished(slot, future))  # type: ignore[misc]
 
-    def _next_slot(self) -> _Slot:
+    def _next_slot(self) -> Slot:
         left = len(self._items) - self._at
         size = self._size if self._fixed else min(self._size, max(1, left // (2 * self._workers)))
-        slot = _Slot(self._items[self._at : self._at + size])
+        slot = Slot(self._at, self._items[self._at : self._at + size])
         self._at += len(slot.items)
         self._under_way += 1
         self._slots.append(slot)
         return slot
 
-    def _finished(self, slot: _Slot, future: Future[Any]) -> None:
+    def _finished(self, slot: Slot, future: Future[Any]) -> None:
+        if not future.cancelled() and future.exception() is None:
+            self.received(slot, future.result())
         with self._lock:
             self._under_way -= 1
             if self._fixed is None and not future.cancelled():
@@ -132,11 +157,22 @@ class Chunks:
                 self._error = error if isinstance(error, PoolBroken) else CancelledError()
                 self._more.notify_all()
 
-    def _adapt(self, slot: _Slot, future: Future[Any]) -> None:
+    def _adapt(self, slot: Slot, future: Future[Any]) -> None:
         if future.exception() is None:
             chunk: ChunkResult = future.result()
             self._pace.each = chunk.seconds / max(1, len(chunk.results))
             self._size = min(self._pace.chunk(), GROWTH * len(slot.items))
+
+    def received(self, slot: Slot, chunk: ChunkResult) -> None:
+        """Called once for each chunk that came back, in the thread that delivers results."""
+
+    def value(self, number: int, result: Any) -> Any:
+        """Return what the caller gets for a result of item `number`."""
+        return result
+
+    def alone(self, number: int, item: Item) -> Future[Any]:
+        """Run one item of a chunk that lost its worker."""
+        return self._submit(self._fn, *item)
 
     def results(self, deadline: float | None) -> Iterator[Any]:
         """Yield the items' results in order; raises what an item raised, or `TimeoutError`."""
@@ -146,7 +182,7 @@ class Chunks:
         finally:
             self._stop()
 
-    def _next_result(self) -> _Slot | None:
+    def _next_result(self) -> Slot | None:
         with self._lock:
             while True:
                 if self._slots and self._slots[0].future is not None:
@@ -157,27 +193,28 @@ class Chunks:
                     return None
                 self._more.wait(1.0)
 
-    def _of_slot(self, slot: _Slot, deadline: float | None) -> Iterator[Any]:
+    def _of_slot(self, slot: Slot, deadline: float | None) -> Iterator[Any]:
         assert slot.future is not None
         try:
             chunk: ChunkResult = slot.future.result(_left(deadline))
         except WorkerDied:
             if len(slot.items) == 1:
                 raise
-            yield from self._one_by_one(slot.items, deadline)
+            yield from self._one_by_one(slot, deadline)
             return
         results = chunk.results
         slot.future = None
         results.reverse()
+        number = slot.start
         while results:
-            yield results.pop()  # nothing that was handed out is kept
+            yield self.value(number, results.pop())  # nothing that was handed out is kept
+            number += 1
         if chunk.error is not None:
-            description, worker = chunk.error
-            host, _, number = worker.rpartition("/")
-            raise rebuild_error(description, host, number)
+            host, _, worker = chunk.worker.rpartition("/")
+            raise rebuild_error(chunk.error, host, worker)
 
-    def _one_by_one(self, items: list[Item], deadline: float | None) -> Iterator[Any]:
-        futures = deque(self._submit(self._fn, *item) for item in items)
+    def _one_by_one(self, slot: Slot, deadline: float | None) -> Iterator[Any]:
+        futures = deque(self.alone(number, item) for number, item in enumerate(slot.items, slot.start))
         while futures:
             yield futures.popleft().result(_left(deadline))
 
@@ -190,13 +227,13 @@ class Chunks:
                 slot.future.cancel()
 
 
-class _Slot:
-    """A chunk's place in the order."""
+class Slot:
+    """A chunk's place in the order: the number of its first item, and its items."""
 
-    __slots__ = ("future", "items")
+    __slots__ = ("future", "items", "start")
 
-    def __init__(self, items: list[Item]) -> None:
-        self.items = items
+    def __init__(self, start: int, items: list[Item]) -> None:
+        self.start, self.items = start, items
         self.future: Future[Any] | None = None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -15,7 +16,11 @@ class Options:
     retries: how often the task runs again after it raised or overran (int >= 0).
     worker_retries: how often it runs again after its worker died (int >= 0); 0 also means: never sent ahead.
     priority: the higher goes first (int).
-    label: what `mainstay.task()` and error messages call it; empty: the function's name.
+    label: what `mainstay.task()`, error messages and the journal call it; empty: the function's name.
+    journal: whether a pool that has a journal uses it for this call.
+    key: what the journal knows the call by (str), or a function of the call's arguments that returns it; None: by what
+        it computes.
+    retry_failed: whether a call that the journal knows to have failed runs again; else its exception is raised anew.
     """
 
     timeout: float | None = None
@@ -23,6 +28,9 @@ class Options:
     worker_retries: int = 2
     priority: int = 0
     label: str = ""
+    journal: bool = True
+    key: str | Callable[..., str] | None = None
+    retry_failed: bool = True
 
     def changed(self, given: dict[str, Any]) -> Options:
         """Return these options with those given; raise `TypeError` or `ValueError` that says what is allowed."""
@@ -46,6 +54,14 @@ class Options:
             raise ValueError(f"priority must be an int; given: {self.priority!r}")
         if not isinstance(self.label, str):
             raise ValueError(f"label must be a str; given: {self.label!r}")
+        for name in ("journal", "retry_failed"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be True or False; given: {getattr(self, name)!r}")
+        if not (self.key is None or (isinstance(self.key, str) and self.key) or callable(self.key)):
+            raise ValueError(
+                f"key must be a str that is not empty, or a function of the call's arguments that returns one; "
+                f"given: {self.key!r}"
+            )
 
 
 def _is_number(value: object) -> bool:

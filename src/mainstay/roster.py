@@ -11,13 +11,15 @@ import logging
 import pickle
 import socket
 import time
+from collections import Counter
+from collections.abc import Collection
 from typing import Any, Protocol
 
 from mainstay import scheduler
 from mainstay.errors import InitializerFailed
 from mainstay.launches import GRACE, Launches, Log
 from mainstay.outcomes import End, rebuild_error
-from mainstay.report import WorkerInfo
+from mainstay.report import Description, WorkerInfo
 from mainstay.wire.connection import Connection
 from mainstay.wire.frames import Frame, Kind, encode
 from mainstay.wire.payload import load
@@ -137,6 +139,19 @@ class Roster:
             return min(slots, self.wanted - len(self.workers))
         each, more = divmod(self.wanted, nodes)
         return each + (len(self.agents) <= more)
+
+    def infos(self, scheduled: dict[int, scheduler.Worker]) -> list[WorkerInfo]:
+        """Return every worker and what it does."""
+        return [worker.info(scheduled.get(worker.number)) for worker in self.workers.values()]
+
+    def describe(self, standing: Collection[int], started_after: float | None) -> Description:
+        """Return what stands, given the numbers of the workers that do."""
+        launches = self._launches
+        name = "" if launches.current is None else launches.current.launcher.name
+        hosts = Counter(self.workers[number].host for number in standing)
+        wanted = self.wanted or len(self.workers)
+        reasons = list(launches.reasons)
+        return Description(name, dict(hosts), len(standing), wanted, started_after, reasons, self.ever_started)
 
     def is_complete(self) -> bool:
         """Whether every agent has come, and every worker that it was to fork."""

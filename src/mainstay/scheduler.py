@@ -52,6 +52,7 @@ class Task:
     function: int
     payload: Any = None
     future: Any = None
+    entry: Any = None  # what a journal will call it
     label: str = ""
     priority: int = 0
     timeout: float | None = None

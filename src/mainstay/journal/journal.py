@@ -1,0 +1,190 @@
+"""What the pool tells of finished calls, and asks whether a call has finished before.
+
+    append ──▶ waiting ──(1,000 of them, or 100 ms after the first)──▶ store.write, in the journal's thread
+                  └──── find ────┴──── index: key → id, in memory
+
+While the store cannot be written (a full disk, a reader that does not let go), what is waiting stays, up to
+`MOST_WAITING` bytes, and is tried again every second.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from mainstay.errors import JournalError
+from mainstay.journal import Store
+from mainstay.journal.record import Kept, Record
+
+INTERVAL = 0.1  # seconds from the first call that waits to the beginning of its commit
+GROUP = 1000  # calls that are written without waiting further
+RETRY = 1.0  # seconds after a write that failed
+MOST_WAITING = 256 << 20  # bytes of results that wait while the store cannot be written
+
+Then = Callable[[], object]
+T = TypeVar("T")
+
+
+class Journal:
+    """Keeps finished calls in `store`, and finds them.
+
+    Args:
+        store: where they are kept.
+        each: whether a result is only delivered when it is on disk.
+        log: takes a level and a line.
+    """
+
+    def __init__(self, store: Store, *, each: bool = False, log: Callable[[int, str], object]) -> None:
+        self.store, self.each, self._log = store, each, log
+        self.error: JournalError | None = None  # why it cannot be written now; after `close`, what was not kept
+        self._done: dict[bytes, int] = {}  # ids, by key
+        self._failed: dict[bytes, tuple[int, int]] = {}  # ids and attempts, by key
+        for key, call, failed, attempts in store.index():
+            if failed:
+                self._failed[key] = call, attempts
+            else:
+                self._done[key] = call
+        self._lock = threading.Lock()
+        self._fresh: list[Record] = []  # the next group
+        self._waiting: dict[bytes, Record] = {}  # all that is not on disk yet
+        self._thens: list[Then] = []
+        self._unwritten = 0  # bytes, while the store cannot be written
+        self._lost = 0
+        self._some, self._enough = threading.Event(), threading.Event()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="mainstay-journal", daemon=True)
+        self._thread.start()
+        if store.left_by is not None:
+            log(logging.INFO, f"the journal {store.path!r} was left by {store.left_by}, which has ended")
+
+    # -- any thread
+
+    def has(self, key: bytes, *, failed_too: bool) -> bool:
+        """Whether a call is known to have finished; with `failed_too`, also if it failed."""
+        if key in self._done:
+            return True
+        record = self._waiting.get(key)
+        if record is not None:
+            return failed_too or not record.failed
+        return failed_too and key in self._failed
+
+    def waits(self, key: bytes) -> bool:
+        """Whether a call is not on disk yet."""
+        return key in self._waiting
+
+    def load(self, key: bytes) -> Kept:
+        """Return what a call has left. Raises `KeyError` where there is nothing, `JournalError` for damage."""
+        with self._lock:
+            record = self._waiting.get(key)
+            call = self._done.get(key) or self._failed.get(key, (0,))[0]
+        if record is not None:
+            buffers = [bytearray(buffer) for buffer in record.buffers]  # the first owner may change its own
+            return Kept(record.failed, record.body, buffers, record.host, record.worker)
+        return self.store.load(call)
+
+    def append(self, record: Record, then: Then | None = None) -> None:
+        """Keep a call soon; run `then`, in the journal's thread, when it is on disk."""
+        with self._lock:
+            if record.key not in self._done and self._has_room(record):
+                self._fresh.append(record)
+                self._waiting[record.key] = record
+            if then is not None:
+                self._thens.append(then)
+            count = len(self._fresh)
+        if count == 1 or then is not None:
+            self._some.set()
+        if count >= GROUP or then is not None:
+            self._enough.set()
+
+    def _has_room(self, record: Record) -> bool:
+        if self.error is None:
+            return True
+        self._unwritten += record.size
+        self._lost += self._unwritten > MOST_WAITING
+        return self._unwritten <= MOST_WAITING
+
+    def close(self) -> None:
+        """Write what waits, and let go of the store; `error` then tells what could not be kept."""
+        self._closing = True
+        self._some.set()
+        self._enough.set()
+        self._thread.join()
+
+    def check(self) -> None:
+        """Raise what `close` found."""
+        if self.error is not None:
+            raise self.error
+
+    # -- the thread
+
+    def _run(self) -> None:
+        while not self._closing:
+            self._some.wait()
+            self._enough.wait(INTERVAL)
+            self._some.clear()
+            self._enough.clear()
+            if not self._commit() and not self._closing:
+                self._enough.wait(RETRY)
+                self._some.set()
+        self._commit()
+        self._end()
+
+    def _commit(self) -> bool:
+        """Write what waits; say whether that worked. What is to follow follows in any case."""
+        with self._lock:
+            group, self._fresh = self._fresh, []
+            thens, self._thens = self._thens, []
+        try:
+            if group:
+                self._write(group)
+        except JournalError as error:
+            self._told(error)
+            with self._lock:
+                self._fresh = group + self._fresh
+            return False
+        finally:
+            for then in thens:
+                then()
+        return True
+
+    def _write(self, group: list[Record]) -> None:
+        newest = {record.key: record for record in group if record.key not in self._done}
+        old = {key: self._failed[key] for key in newest if key in self._failed}
+        records = [with_attempts(record, old) for record in newest.values()]
+        ids = self.store.write(records, [call for call, _ in old.values()])
+        with self._lock:
+            for (key, original), record, call in zip(newest.items(), records, ids, strict=True):
+                self._failed.pop(key, None)
+                if record.failed:
+                    self._failed[key] = call, record.attempt
+                else:
+                    self._done[key] = call
+                if self._waiting[key] is original:
+                    del self._waiting[key]
+            self.error, self._unwritten = None, 0
+
+    def _told(self, error: JournalError) -> None:
+        if self.error is None:
+            self._log(
+                logging.ERROR, f"{error}. The work goes on; results are delivered, and kept when it can be written"
+            )
+        self.error = error
+
+    def _end(self) -> None:
+        self.store.close()
+        missing = len(self._waiting) + self._lost
+        if missing:
+            error = JournalError(
+                f"{missing} results of this run were delivered but are not in the journal {self.store.path!r}: "
+                f"{self.error or 'there was no room for them in memory'}. They will run again the next time"
+            )
+            error.__cause__ = self.error
+            self.error = error
+
+
+def with_attempts(record: Record, old: dict[bytes, tuple[int, int]]) -> Record:
+    """Return the record with the attempts of the call that it replaces counted in."""
+    before = old.get(record.key)
+    return record if before is None else record._replace(attempt=record.attempt + before[1])

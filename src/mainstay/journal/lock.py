@@ -1,0 +1,105 @@
+"""One writer for a journal: who holds it now, and what a dead holder left.
+
+`calib.db.lock`, beside the journal, is locked by the kernel (fcntl, which network file systems pass on to their
+server), so the end of the holder, or of its host, frees it. Its text tells others who the holder is. The file stays
+when the run has ended: removing a lock file while another opens it would let two in.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import socket
+import time
+from typing import Any, NamedTuple
+
+from mainstay.errors import JournalError, JournalInUse
+
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+MOST = 4096  # bytes of a holder's text
+
+_held: set[str] = set()  # by this process, whose own locks never refuse it
+
+
+class Holder(NamedTuple):
+    """A process that has a journal open: its host, pid, and since when (s since 1970)."""
+
+    host: str
+    pid: int
+    since: float
+
+    def __str__(self) -> str:
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since))
+        return f"process {self.pid} on host {self.host}, since {since}"
+
+
+class Lock:
+    """The right to write a journal, until `release`. Raises `JournalInUse` at once if another has it.
+
+    Attributes: `left_by` (the holder that ended without letting go, or None), `by_kernel` (False where the file
+    system has no locks: then the holder's text is all that keeps others out, and only on its own host can it be told
+    whether it lives).
+    """
+
+    def __init__(self, journal: str) -> None:
+        self._journal, self._path = journal, f"{os.path.realpath(journal)}.lock"
+        if self._path in _held:
+            raise self._in_use(Holder(socket.gethostname(), os.getpid(), time.time()), "this very ")
+        try:
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise JournalError(
+                f"cannot make {self._path!r}, which a journal wants beside it: {error.strerror}"
+            ) from error
+        try:
+            self.by_kernel = self._lock()
+            self.left_by = holder_in(self._fd)
+            if not self.by_kernel and self.left_by is not None and may_live(self.left_by):
+                raise self._in_use(self.left_by)
+        except BaseException:
+            os.close(self._fd)
+            raise
+        self._write(json.dumps(Holder(socket.gethostname(), os.getpid(), time.time())._asdict()))
+        _held.add(self._path)
+
+    def _lock(self) -> bool:
+        try:
+            fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in NO_LOCKS:
+                return False
+            raise self._in_use(holder_in(self._fd)) from None
+        return True
+
+    def _in_use(self, holder: Holder | None, which: str = "") -> JournalInUse:
+        who = f"{which}{holder}" if holder else "another process"
+        return JournalInUse(
+            f"the journal {self._journal!r} is in use by {who}. Wait until it has ended, or give another file; "
+            f"to look at it meanwhile: mainstay journal {self._journal}",
+            holder,
+        )
+
+    def _write(self, text: str) -> None:
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, text.encode(), 0)
+
+    def release(self) -> None:
+        self._write("")
+        os.close(self._fd)
+        _held.discard(self._path)
+
+
+def holder_in(fd: int) -> Holder | None:
+    """Return whom the text of a lock file names."""
+    try:
+        fields: dict[str, Any] = json.loads(os.pread(fd, MOST, 0))
+        return Holder(str(fields["host"]), int(fields["pid"]), float(fields["since"]))
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def may_live(holder: Holder) -> bool:
+    """Whether a holder may still run, as far as this host can tell."""
+    return holder.host != socket.gethostname() or os.path.exists(f"/proc/{holder.pid}")

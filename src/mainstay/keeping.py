@@ -1,0 +1,188 @@
+"""What a pool with a journal does besides: finished calls go in, and those that are in need not run.
+
+submit ──▶ entry_of ──▶ find ──▶ a future that is done, or one that follows the same call under way; else it runs
+outcome of a task ──▶ keep ──▶ the journal, and on to the future
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from typing import Any, NamedTuple
+
+from mainstay.errors import TaskTimeout, WorkerDied
+from mainstay.journal.journal import Journal
+from mainstay.journal.keys import call_key, explicit_key, function_key, version_of
+from mainstay.journal.record import FunctionInfo, Kept, Record
+from mainstay.node.worker import describe_error
+from mainstay.options import Options
+from mainstay.outcomes import Outcome, deliver, rebuild_error
+from mainstay.scheduler import Task
+from mainstay.wire.frames import Kind
+from mainstay.wire.functions import Function
+from mainstay.wire.payload import load
+
+COPIED = 1 << 20  # bytes of arrays that are copied, so that the result need not wait for the disk
+
+
+class Entry(NamedTuple):
+    """What the journal will call a task."""
+
+    key: bytes
+    function: FunctionInfo
+    label: str
+
+
+class Keeper:
+    """Stands between a pool and its journal. `keep` and `forget` want the broker's lock held."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self._functions: dict[int, tuple[bytes, FunctionInfo]] = {}  # their keys, by number
+        self._under_way: dict[bytes, Future[Any]] = {}
+
+    # -- calls that come
+
+    def entry_of(self, fn: Callable[..., Any], function: Function, options: Options, args: Any, kwargs: Any) -> Entry:
+        """Return what a call is known by. Raises `UnreliableKey` where that cannot be told."""
+        key, info = self.identity(fn, function, options)
+        return Entry(self.key_of(fn, key, options, args, kwargs), info, options.label or function.name)
+
+    def identity(self, fn: Callable[..., Any], function: Function, options: Options) -> tuple[bytes, FunctionInfo]:
+        """Return a function's key (empty where the calls have keys of the user's) and what is told of it."""
+        known = self._functions.get(function.number)
+        if known is None:
+            key = b"" if options.key is not None else function_key(fn)
+            known = key, FunctionInfo(function.name, version_of(fn))
+            if key:
+                self._functions[function.number] = known
+        return known
+
+    def key_of(self, fn: Callable[..., Any], key: bytes, options: Options, args: Any, kwargs: Any) -> bytes:
+        given = options.key
+        if given is None:
+            return call_key(key, args, kwargs, fn)
+        return explicit_key(given(*args, **kwargs) if callable(given) else given)
+
+    def find(self, entry: Entry, options: Options, again: Callable[[], Future[Any]]) -> Future[Any] | None:
+        """Return a future for a call that finished before, or is under way; None: it must run.
+
+        `again` submits it anew, should the one under way be cancelled.
+        """
+        if self.journal.has(entry.key, failed_too=not options.retry_failed):
+            return self._restored(entry.key)
+        leader = self._under_way.get(entry.key)
+        if leader is None or leader.done():
+            return None
+        follower: Future[Any] = Future()
+        leader.add_done_callback(lambda leader: self._follow(leader, follower, entry.key, again))
+        return follower
+
+    def begins(self, entry: Entry, future: Future[Any]) -> None:
+        """A call is under way."""
+        self._under_way[entry.key] = future
+
+    def _restored(self, key: bytes) -> Future[Any] | None:
+        future: Future[Any] = Future()
+        try:
+            result = unwrap(self.journal.load(key))
+        except Damaged:
+            return None  # its class has changed or gone: it runs again
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+        return future
+
+    def _follow(self, leader: Future[Any], follower: Future[Any], key: bytes, again: Callable[[], Future[Any]]) -> None:
+        """Give the follower a result of its own: the leader's owner may change what it got."""
+        if not follower.set_running_or_notify_cancel():
+            return
+        try:
+            if leader.cancelled():
+                again().add_done_callback(lambda future: pass_on(future, follower))
+            elif leader.exception() is None and self.journal.has(key, failed_too=False):
+                follower.set_result(unwrap(self.journal.load(key)))
+            else:
+                pass_on(leader, follower)
+        except BaseException as error:
+            follower.set_exception(error)
+
+    # -- calls that have ended
+
+    def keep(self, task: Task, outcome: Outcome, seconds: float) -> bool:
+        """Put a task's end into the journal; say whether the journal will deliver it, when it is on disk.
+
+        It does so in place of a copy, where there are large arrays: their owner might change them before.
+        """
+        self.forget(task)
+        payload = payload_of(outcome)
+        if payload is None:
+            return False
+        failed, body, buffers = payload
+        waits = self.journal.each or not is_small(buffers)
+        entry, host, started = task.entry, outcome.host, time.time() - seconds
+        record = Record(
+            entry.key, failed, entry.function, entry.label, host, outcome.worker, started, seconds, task.attempt + 1,
+            bytes(body), buffers if waits else copied(buffers),
+        )  # fmt: skip
+        self.journal.append(record, partial(deliver, [outcome]) if waits else None)
+        return waits
+
+    def keep_item(
+        self, entry: Entry, failed: bool, body: bytes, buffers: Any, worker: str, started: float, seconds: float
+    ) -> None:
+        """Put an item of a `map` into the journal."""
+        host, _, number = worker.rpartition("/")
+        record = Record(
+            entry.key, failed, entry.function, entry.label, host, int(number), started, seconds, 1,
+            body, copied(buffers) if is_small(buffers) else buffers,
+        )  # fmt: skip
+        self.journal.append(record)
+
+    def forget(self, task: Task) -> None:
+        """A call is no longer under way."""
+        self._under_way.pop(task.entry.key, None)
+
+
+def payload_of(outcome: Outcome) -> tuple[bool, Any, Any] | None:
+    """Return `(failed, body, buffers)` of what became of a task; None where it did not end by itself."""
+    if outcome.frame is not None:
+        return outcome.frame.kind == Kind.ERROR, outcome.frame.body, outcome.frame.buffers
+    if isinstance(outcome.error, (TaskTimeout, WorkerDied)):
+        return True, describe_error(outcome.error), ()
+    return None
+
+
+def is_small(buffers: Any) -> bool:
+    return sum(map(len, buffers)) <= COPIED
+
+
+def copied(buffers: Any) -> list[bytes]:
+    return [bytes(buffer) for buffer in buffers]
+
+
+class Damaged(Exception):
+    """A kept result cannot be unpickled."""
+
+
+def unwrap(kept: Kept) -> Any:
+    """Return the result of a call that was kept, or raise its exception; raises `Damaged` where neither can be had."""
+    if kept.failed:
+        raise rebuild_error(kept.body, kept.host, str(kept.worker))
+    try:
+        return load(kept.body, kept.buffers)  # type: ignore[arg-type]
+    except Exception as error:
+        raise Damaged(str(error)) from error
+
+
+def pass_on(one: Future[Any], other: Future[Any]) -> None:
+    """Give a future what another has."""
+    if one.cancelled():
+        other.cancel()
+    elif (error := one.exception()) is not None:
+        other.set_exception(error)
+    else:
+        other.set_result(one.result())
