@@ -30,7 +30,7 @@ from urllib.parse import quote
 
 from mainstay.errors import JournalError
 from mainstay.journal.lock import Lock
-from mainstay.journal.record import Call, Choice, Kept, Record
+from mainstay.journal.record import Call, Choice, Kept, Record, UnfitRecord
 from mainstay.wire.frames import Bytes
 
 APPLICATION = 0x4D53544A  # "MSTJ", in the file's header
@@ -39,6 +39,7 @@ INLINE = 1 << 20  # bytes of a pickle without buffers that stands in `results`
 PART = 16 << 20  # bytes of a row in `parts`; SQLite takes no blob of 1 GB
 SHORTEST_WAIT = 0.2  # seconds for a reader to let go, after which a write is given up, to be tried again
 PAGE = 5000  # calls that a listing reads in one go: a reader holds writers up while it reads
+UNFIT = (sqlite3.DataError, sqlite3.InterfaceError, OverflowError, UnicodeError)  # what a value may meet with
 ROWS = (256, 32, 4, 1)  # rows of one statement; few sizes, so that SQLite need not compile new ones
 
 LISTING = """
@@ -298,6 +299,8 @@ class Store:
                 self._ids.clear()  # some may have been rolled back
                 if db.in_transaction:
                     db.execute("ROLLBACK")
+                if isinstance(error, UNFIT):
+                    raise UnfitRecord(f"{type(error).__name__}: {error}") from error
                 if isinstance(error, sqlite3.Error):
                     raise self._explained(error) from error
                 raise
