@@ -1,6 +1,6 @@
 """What the pool tells of finished calls, and asks whether a call has finished before.
 
-    append ──▶ waiting ──(1,000 of them, or 100 ms after the first)──▶ store.write, in the journal's thread
+    append ──▶ waiting ──(1,000 of them, or 50 ms after the first)──▶ store.write, in the journal's thread
                   └──── find ────┴──── index: key → id, in memory
 
 While the store cannot be written (a full disk, a reader that does not let go), what is waiting stays, up to
@@ -19,7 +19,7 @@ from mainstay.errors import JournalError
 from mainstay.journal import Store
 from mainstay.journal.record import Kept, Record, UnfitRecord
 
-INTERVAL = 0.1  # seconds from the first call that waits to the beginning of its commit
+INTERVAL = 0.05  # seconds from the first call that waits to the beginning of its commit, which is to end within 0.1
 GROUP = 1000  # calls that are written without waiting further
 RETRY = 1.0  # seconds after a write that failed
 MOST_WAITING = 256 << 20  # bytes of results that wait while the store cannot be written
