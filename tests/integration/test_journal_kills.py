@@ -8,7 +8,6 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 from contextlib import closing
 from pathlib import Path
@@ -41,22 +40,13 @@ def slow_square(x: int) -> tuple[int, int, bytes]:
 
 
 def test_workers_and_agents_may_be_killed(tmp_path):
-    journal, chance, stop = tmp_path / "calls.db", random.Random(), threading.Event()
-
-    def kill_now_and_then() -> None:
-        while not stop.wait(0.05):
-            victims = [*agents()]
-            if victims:
-                os.kill(chance.choice(victims).pid, signal.SIGKILL)
-
-    killer = threading.Thread(target=kill_now_and_then)
+    journal, chance = tmp_path / "calls.db", random.Random()
     with mainstay.Executor(2, launcher="local", journal=journal, worker_retries=1000) as executor:
-        killer.start()
-        try:
-            assert list(executor.map(slow_square, range(400), chunksize=1)) == [square(x) for x in range(400)]
-        finally:
-            stop.set()
-            killer.join()
+        futures = [executor.submit(slow_square, x) for x in range(400)]
+        for x, future in enumerate(futures):
+            assert future.result(60) == square(x)
+            if x % 20 == 10:  # some results after each launch, or it is taken for fruitless
+                os.kill(chance.choice(agents()).pid, signal.SIGKILL)
     assert examine(str(journal)) == dict.fromkeys(range(400), 1)
 
 
