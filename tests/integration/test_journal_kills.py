@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
 import subprocess
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from killing import examine, square
 
 import mainstay
-from conftest import agents
+from conftest import agents, wait_until
 
 PROGRAM = Path(__file__).with_name("killing.py")
 
@@ -46,7 +45,9 @@ def test_workers_and_agents_may_be_killed(tmp_path):
         for x, future in enumerate(futures):
             assert future.result(60) == square(x)
             if x % 20 == 10:  # some results after each launch, or it is taken for fruitless
-                os.kill(chance.choice(agents()).pid, signal.SIGKILL)
+                wait_until(lambda: bool(agents()))
+                with suppress(psutil.Error, IndexError):  # it may be ending already
+                    chance.choice(agents()).kill()
     assert examine(str(journal)) == dict.fromkeys(range(400), 1)
 
 
