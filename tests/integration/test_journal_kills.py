@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import subprocess
 import sys
 import time
@@ -15,7 +14,6 @@ import pytest
 from killing import examine, square
 
 import mainstay
-from conftest import agents, wait_until
 
 PROGRAM = Path(__file__).with_name("killing.py")
 
@@ -39,15 +37,17 @@ def slow_square(x: int) -> tuple[int, int, bytes]:
 
 
 def test_workers_and_agents_may_be_killed(tmp_path):
-    journal, chance = tmp_path / "calls.db", random.Random()
+    journal = tmp_path / "calls.db"
     with mainstay.Executor(2, launcher="local", journal=journal, worker_retries=1000) as executor:
         futures = [executor.submit(slow_square, x) for x in range(400)]
         for x, future in enumerate(futures):
             assert future.result(60) == square(x)
-            if x % 20 == 10:  # some results after each launch, or it is taken for fruitless
-                wait_until(lambda: bool(agents()))
-                with suppress(psutil.Error, IndexError):  # it may be ending already
-                    chance.choice(agents()).kill()
+            if x % 20 == 10:
+                executor.wait_ready(1, 30)
+                pid = next(worker.pid for worker in executor.workers if worker.state != "starting")
+                with suppress(psutil.Error):  # it may have ended already
+                    victim = psutil.Process(pid)
+                    (victim.parent() if x in (110, 290) else victim).kill()
     assert examine(str(journal)) == dict.fromkeys(range(400), 1)
 
 
