@@ -5,7 +5,8 @@
     rank 0      ──▶ goes on as the client; its workers take all the slots of the world
     ranks 1…3   ──▶ sleep at rank 0's gate inside `Executor()`, and exit when rank 0's program ends
 
-The gate is an abstract Unix socket whose name both sides can tell from what the process manager says of the job.
+The gate is an abstract Unix socket whose name both sides can tell from what the process manager says of the job. On
+the other hosts of a Slurm job, the pool's agent holds one for the ranks there.
 MPI itself is not initialised for this, so it works with any MPI, with several, and without mpi4py.
 """
 
@@ -21,7 +22,10 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from mainstay.slurm import counts
+
 START_GAP = 5.0  # seconds by which the ranks of one host may be started apart
+MOST_GUESTS = 1024  # ranks of one host
 LOOK_AGAIN = 0.2  # seconds between two looks for rank 0's gate
 
 
@@ -52,7 +56,25 @@ def place(environ: Mapping[str, str] = os.environ, pid: int | None = None) -> Pl
         except (KeyError, ValueError):
             continue
         return Place(rank, size, local_rank, local_size, job or f"under-{proxy_above(pid)}") if size > 1 else None
-    return None
+    return _place_in_step(environ)
+
+
+def _place_in_step(environ: Mapping[str, str]) -> Place | None:
+    """Return the place in a step of Slurm's, whatever PMI `srun` gave it."""
+    try:
+        job = f"slurm-{environ['SLURM_JOB_ID']}.{environ['SLURM_STEP_ID']}"
+        names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_NODEID")
+        rank, size, local_rank, node = (int(environ[name]) for name in names)
+        local_size = counts(environ["SLURM_STEP_TASKS_PER_NODE"])[node]
+    except (KeyError, ValueError, IndexError):
+        return None
+    return Place(rank, size, local_rank, local_size, job) if size > 1 else None
+
+
+def job_of(environ: Mapping[str, str] = os.environ) -> str:
+    """Return the name that a job has on all its hosts; empty where it has none."""
+    job = environ.get("SLURM_JOB_ID")
+    return f"slurm-{job}" if job else ""
 
 
 def proxy_above(pid: int) -> int:
@@ -98,9 +120,7 @@ class Gate:
     """Where rank 0 keeps the other ranks of its host waiting: while it is open, they sleep."""
 
     def __init__(self, here: Place) -> None:
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(_gate_name(here))
-        self._listener.listen(here.local_size)
+        self._listener = gate_of(here.job)
         self._guests: list[socket.socket] = []
         threading.Thread(target=self._welcome, name="mainstay-gate", daemon=True).start()
         os.register_at_fork(after_in_child=self.close)  # a child must not keep the guests waiting
@@ -117,6 +137,18 @@ class Gate:
         self._listener.close()
         for guest in self._guests:
             guest.close()
+
+
+def gate_of(job: str) -> socket.socket:
+    """Return the socket at which ranks of a job wait on this host, until it is closed. Raises `OSError`."""
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        listener.bind(_gate_name(job))
+        listener.listen(MOST_GUESTS)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
 
 
 _gate: Gate | None = None
@@ -138,7 +170,8 @@ def attend(here: Place, limit: float) -> None:
     """
     limit = min(limit, START_GAP) if here.is_on_one_host else limit
     deadline = time.monotonic() + limit
-    while not _wait_at_gate(here):
+    jobs = [here.job] if here.is_on_one_host else [here.job, *filter(None, [job_of()])]
+    while not any(_wait_at_gate(job) for job in jobs):
         if any(rank == 0 for rank, _ in local_ranks(here)):
             deadline = time.monotonic() + limit
         elif time.monotonic() > deadline:
@@ -146,11 +179,11 @@ def attend(here: Place, limit: float) -> None:
         time.sleep(LOOK_AGAIN)
 
 
-def _wait_at_gate(here: Place) -> bool:
+def _wait_at_gate(job: str) -> bool:
     """Sleep at the gate until it closes; False if there is none (yet), or if it is not ours."""
     with socket.socket(socket.AF_UNIX) as sock:
         try:
-            sock.connect(_gate_name(here))
+            sock.connect(_gate_name(job))
         except OSError:
             return False
         if _uid_of_peer(sock) != os.getuid():
@@ -171,8 +204,8 @@ def leave() -> None:
     os._exit(0)
 
 
-def _gate_name(here: Place) -> str:
-    return f"\0mainstay-world-{os.getuid()}-{here.job}"
+def _gate_name(job: str) -> str:
+    return f"\0mainstay-world-{os.getuid()}-{job}"
 
 
 def _uid_of_peer(sock: socket.socket) -> int:

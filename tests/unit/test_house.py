@@ -14,7 +14,8 @@ SOURCE = Path(__file__).parents[2] / "src" / "mainstay"
 LAYERS = [
     ["errors"],
     ["wire"],
-    ["scheduler", "options", "report", "interrupts", "world"],
+    ["scheduler", "options", "report", "interrupts", "slurm"],
+    ["world"],
     ["node"],
     ["launch"],
     ["outcomes", "door", "reactor", "launches"],

@@ -36,13 +36,24 @@ if os.getppid() == int(sys.argv[1]):
 
 
 class Process:
-    """A running program; what it prints is kept for the reason why it ended."""
+    """A running program; what it prints is kept for the reason why it ended.
 
-    def __init__(self, argv: list[str], environment: dict[str, str], nodes: int = 1, *, tethered: bool = False) -> None:
+    It inherits this program's environment, but for variables whose names begin with one of `hidden`.
+    """
+
+    def __init__(
+        self,
+        argv: list[str],
+        environment: dict[str, str],
+        nodes: int = 1,
+        *,
+        tethered: bool = False,
+        hidden: tuple[str, ...] = RANK_VARIABLES,
+    ) -> None:
         self.nodes = nodes
         if tethered:
             argv = [sys.executable, "-S", "-E", "-c", TETHER, str(os.getpid()), *argv]
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith(RANK_VARIABLES)}
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
         self._process = subprocess.Popen(  # noqa: S603  argv is ours
             argv,
             env=inherited | environment,

@@ -1,25 +1,96 @@
-"""`srun`: its place in the chain. It says why it is not used."""
+"""`srun`: one step with one agent per node of the Slurm allocation; each agent forks its node's workers.
+
+The step overlaps with whatever runs already: the batch script, the step of `srun --pty bash`, a world of ranks. It is
+told everything on its command line, since what it inherits from a step (`SLURM_NTASKS`, …) it would take for options.
+"""
 
 from __future__ import annotations
 
+import functools
 import os
+import re
+import shutil
+import subprocess
 
-from mainstay.launch import Invitation, Launched
+from mainstay import world
+from mainstay.launch import Invitation
+from mainstay.launch.process import AGENT, RANK_VARIABLES, Process
+from mainstay.slurm import OPTIONS, Allocation, allocation
+
+OVERLAP_SINCE = (20, 11)  # before, steps overlapped unasked
 
 
 class Srun:
-    """Says why srun is not used here."""
+    """Uses the nodes of the allocation that this program is in."""
 
     name = "srun"
-    most_workers = None
+
+    @property
+    def most_workers(self) -> int | None:
+        try:
+            here = allocation(os.environ)
+        except ValueError:
+            return None
+        return None if here is None else sum(here.workers)
 
     def why_not(self) -> str | None:
-        if "SLURM_JOB_ID" not in os.environ:
+        try:
+            here = allocation(os.environ)
+        except ValueError as error:
+            return str(error)
+        if here is None:
             return "not in a Slurm allocation (SLURM_JOB_ID is not set)"
-        return "starting by srun is not built yet; use launcher='mpiexec' in this allocation"
+        place = world.place()
+        if place is not None and place.rank != 0:
+            return f"this is rank {place.rank}; only rank 0 of a world holds the pool"
+        if shutil.which("srun") is None:
+            return f"in Slurm job {here.job}, but there is no srun on PATH"
+        return None
 
-    def start(self, invitation: Invitation) -> Launched:
-        raise OSError(self.why_not())
+    def start(self, invitation: Invitation) -> Process:
+        here, program = allocation(os.environ), shutil.which("srun")
+        if here is None or program is None:
+            raise FileNotFoundError(self.why_not())
+        environment = invitation.environment() | {"MAINSTAY_SLOTS": ",".join(map(str, here.workers))}
+        place = world.place()
+        if place is not None:
+            world.open_gate(place)
+            environment["MAINSTAY_GATE"] = world.job_of()
+        argv = srun_argv(program, here, version_of(program))
+        return Process(argv, environment, len(here.nodes), tethered=True, hidden=(*RANK_VARIABLES, *OPTIONS))
+
+
+def srun_argv(program: str, here: Allocation, version: tuple[int, int]) -> list[str]:
+    """Return srun's command line: an agent per node, not bound to a core, whose end ends none of the others."""
+    nodes = str(len(here.nodes))
+    return [
+        program,
+        *(["--overlap"] if version >= OVERLAP_SINCE else []),
+        f"--jobid={here.job}",
+        f"--nodes={nodes}",
+        f"--ntasks={nodes}",
+        "--ntasks-per-node=1",
+        "--mpi=none",
+        "--cpu-bind=none",
+        "--kill-on-bad-exit=0",
+        "--no-kill",
+        "--wait=0",
+        "--input=none",
+        "--export=ALL",
+        "--job-name=mainstay",
+        *AGENT,
+    ]
+
+
+@functools.cache
+def version_of(program: str) -> tuple[int, int]:
+    """Return Slurm's version, as (22, 5); (0, 0) if it does not tell."""
+    try:
+        done = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=20, check=False)  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired):
+        return 0, 0
+    found = re.search(r"(\d+)\.(\d+)", done.stdout)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 LAUNCHER = Srun()

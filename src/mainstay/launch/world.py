@@ -29,10 +29,10 @@ class World:
         if here.rank != 0:
             return f"this is rank {here.rank}; only rank 0 of a world holds the pool"
         if not here.is_on_one_host:
-            return (
-                f"the world of {here.size} ranks spans several hosts, and only {here.local_size} are on this one;"
-                " start the program once, without mpiexec, and give the hosts to launcher=MpiExec(hosts=…)"
-            )
+            several = f"the world of {here.size} ranks spans several hosts, and only {here.local_size} are on this one"
+            if world.job_of():
+                return f"{several}; srun reaches them all"
+            return f"{several}; start the program once, without mpiexec, and give them to launcher=MpiExec(hosts=…)"
         return None
 
     def start(self, invitation: Invitation) -> Process:
