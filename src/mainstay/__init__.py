@@ -8,6 +8,7 @@ if TYPE_CHECKING:
 
     from mainstay.errors import (
         InitializerFailed,
+        JournalError,
         LaunchError,
         MainstayError,
         PayloadError,
@@ -15,17 +16,21 @@ if TYPE_CHECKING:
         RemoteError,
         RemoteTraceback,
         TaskTimeout,
+        UnreliableKey,
         WorkerDied,
     )
     from mainstay.executor import Executor
+    from mainstay.journal.keys import memo
     from mainstay.node.context import task
 
 _PLACES = {
     "Executor": "executor",
+    "memo": "journal.keys",
     "task": "node.context",
     **dict.fromkeys(
         (
             "InitializerFailed",
+            "JournalError",
             "LaunchError",
             "MainstayError",
             "PayloadError",
@@ -33,6 +38,7 @@ _PLACES = {
             "RemoteError",
             "RemoteTraceback",
             "TaskTimeout",
+            "UnreliableKey",
             "WorkerDied",
         ),
         "errors",
@@ -42,6 +48,7 @@ _PLACES = {
 __all__ = [
     "Executor",
     "InitializerFailed",
+    "JournalError",
     "LaunchError",
     "MainstayError",
     "PayloadError",
@@ -49,7 +56,9 @@ __all__ = [
     "RemoteError",
     "RemoteTraceback",
     "TaskTimeout",
+    "UnreliableKey",
     "WorkerDied",
+    "memo",
     "task",
 ]
 
