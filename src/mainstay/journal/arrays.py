@@ -40,7 +40,7 @@ def _find(obj: Any) -> Callable[[Any, Any], bytes] | None:
     numpy, pandas = sys.modules.get("numpy"), sys.modules.get("pandas")
     known = _numpy_types(numpy) if numpy is not None and hasattr(numpy, "ndarray") else []
     known += _pandas_types(pandas) if pandas is not None and hasattr(pandas, "DataFrame") else []
-    return next((encode for base, encode in known if isinstance(obj, base)), None)
+    return next((encode for base, encode in known if issubclass(type(obj), base)), None)
 
 
 def _numpy_types(np: Any) -> list[tuple[type, Callable[[Any, Any], bytes]]]:

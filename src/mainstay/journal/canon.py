@@ -373,13 +373,22 @@ _LEAVES = {
 
 
 def _handler(obj: Any) -> Handler:
-    """Return how an object of a type is encoded that the table does not have."""
-    if isinstance(obj, type):
-        return code.class_
-    if isinstance(obj, types.ModuleType):
-        return code.module
-    if isinstance(obj, enum.Enum):
-        return _enum
-    if isinstance(obj, pathlib.PurePath):
-        return _path
+    """Return how an object of a type is encoded that the table does not have.
+
+    By `type`, which tells the truth where `__class__` may not: a proxy is not what it stands for.
+    """
+    cls = type(obj)
+    if cls in _REFUSED:
+        return _reduced
+    for base, handler in _BASES:
+        if issubclass(cls, base):
+            return handler
     return arrays.handler(obj) or code.handler(obj) or _reduced
+
+
+_BASES: list[tuple[type, Handler]] = [
+    (type, code.class_),
+    (types.ModuleType, code.module),
+    (enum.Enum, _enum),
+    (pathlib.PurePath, _path),
+]

@@ -10,7 +10,7 @@ made it: stable from run to run, and never wrong.
 
 Normalised: no positions, docstrings, annotations or empty fields (newer versions have more of them). The outermost
 function's name, decorators and defaults are left out too: they are not its code, and its defaults count by their
-values. A decorator may read annotations, though, so a decorated function keeps them.
+values. A decorator or a class may read annotations, though, so a decorated function keeps them, and so does a class.
 """
 
 from __future__ import annotations
@@ -178,14 +178,17 @@ def _literal(constant: Any) -> bytes:
 
 
 def tree(node: ast.AST, is_outermost: bool = False) -> bytes:
-    """Return a tree's normalised bytes."""
-    return b"".join(_dump(node, is_outermost, is_outermost and bool(getattr(node, "decorator_list", ()))))
+    """Return a tree's normalised bytes: of a function (the outermost), or of a whole file."""
+    return b"".join(_dump(node, is_outermost, not is_outermost))
 
 
 def _dump(node: Any, is_outermost: bool = False, is_annotated: bool = False) -> Iterator[bytes]:
     if isinstance(node, ast.Constant):
         yield pack(b"Constant", _constant(node.value))
     elif isinstance(node, ast.AST):
+        is_annotated = is_annotated or isinstance(node, ast.ClassDef) or bool(getattr(node, "decorator_list", ()))
+        if isinstance(node, ast.AnnAssign) and node.value and node.simple and not is_annotated:
+            node = ast.Assign([node.target], node.value)
         yield b"(" + text(type(node).__name__)
         for field in node._fields:
             value = _field(node, field, is_outermost, is_annotated)
