@@ -199,7 +199,7 @@ def test_instances_are_told_by_class_and_state():
 def refused():
     yield "file", open(__file__), "cannot pickle"  # noqa: SIM115
     yield "lock", threading.Lock(), "lock"
-    yield "thread", threading.Thread(), "lock"
+    yield "thread", threading.Thread(), "cannot pickle"
     yield "generator", (i for i in ()), "used up"
     yield "iterator", iter([1]), "a list is not"
     yield "zip", zip(), "used up"

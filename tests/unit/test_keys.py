@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 import itertools
 import linecache
 import random
@@ -227,6 +228,19 @@ def test_modules_are_followed_as_far_as_code_reaches(monkeypatch):
     assert key_of(words, model=model) == before
     model.sub.run = made("def run(x): return 2")["run"]
     assert key_of(words, model=model) != before
+
+
+def test_a_module_that_makes_its_attributes_up_counts_as_a_whole(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def key(answer):
+        (tmp_path / "inventive.py").write_text(f"def __getattr__(name): return {answer}")
+        sys.modules.pop("inventive", None)
+        importlib.invalidate_caches()
+        return key_of("def f(): return inventive.anything", inventive=importlib.import_module("inventive"))
+
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    assert key(3) == key(3) != key(40)
 
 
 # -- what the user says

@@ -35,6 +35,7 @@ PYTHONS_OWN = {
     "__annotate_func__", "__firstlineno__", "__static_attributes__", "__abstractmethods__", "_abc_impl",
     "__orig_bases__", "__parameters__", "__type_params__", "__dataclass_fields__", "__dataclass_params__",
     "__match_args__", "__protocol_attrs__", "__non_callable_proto_members__", "__subclasshook__",
+    "__readonly_keys__", "__mutable_keys__", "__callable_proto_members_only__",
 }  # fmt: skip
 GENERATED = {
     "__init__", "__repr__", "__eq__", "__lt__", "__le__", "__gt__", "__ge__", "__hash__", "__setattr__",
@@ -333,6 +334,7 @@ HANDLERS: dict[type, Handler] = {
     property: _descriptor(b"property", "fget", "fset", "fdel"),
     staticmethod: _descriptor(b"staticmethod", "__func__"),
     classmethod: _descriptor(b"classmethod", "__func__"),
+    functools.singledispatchmethod: lambda canon, obj: pack(b"dispatching", canon.value(obj.dispatcher.registry)),
     functools.cached_property: _descriptor(b"cached_property", "func", "attrname"),
     type(functools.lru_cache(len)): _cached,
 }

@@ -46,12 +46,12 @@ def top_of(cls: type) -> str:
 
 def origin_of(module: ModuleType) -> str | None:
     """Return the file of a loaded module, or "built-in" or "frozen"; a package without a file: its folder."""
-    spec = getattr(module, "__spec__", None)
-    origin = getattr(spec, "origin", None)
+    known = vars(module)  # and not its attributes, which it may make up
+    origin = getattr(known.get("__spec__"), "origin", None)
     if origin in ("built-in", "frozen"):
         return str(origin)
-    file = getattr(module, "__file__", None) or origin
-    folders = list(getattr(module, "__path__", ()))
+    file = known.get("__file__") or origin
+    folders = list(known.get("__path__") or ())
     return file if isinstance(file, str) else folders[0] if folders else None
 
 

@@ -44,7 +44,7 @@ def chain(canon: Canon, name: str, module: types.ModuleType, attributes: Chain) 
     if isinstance(found, types.ModuleType):
         return chain(canon, step, found, attributes[1:])
     if found is _MISSING:
-        return whole(module) if hasattr(module, "__getattr__") else b"missing"
+        return whole(module) if "__getattr__" in vars(module) else b"missing"
     return canon.at(f"global {step!r}", found)
 
 
