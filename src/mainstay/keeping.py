@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from mainstay.errors import TaskTimeout, WorkerDied
+from mainstay.journal import installed
 from mainstay.journal.journal import Journal
 from mainstay.journal.keys import call_key, explicit_key, function_key, version_of
 from mainstay.journal.record import FunctionInfo, Kept, Record
@@ -65,7 +66,9 @@ class Keeper(KeepsNothing):
         return Entry(key, known.info, options.label or function.name)
 
     def _learn(self, fn: Callable[..., Any], function: Function) -> Known:
-        known = self._known[function.number] = Known(FunctionInfo(function.name, version_of(fn)))
+        inner = getattr(fn, "func", fn)  # of a partial
+        version = version_of(inner) or installed.version(str(getattr(inner, "__module__", "")))
+        known = self._known[function.number] = Known(FunctionInfo(function.name, version))
         return known
 
     def _learn_key(self, fn: Callable[..., Any], known: Known) -> bytes:

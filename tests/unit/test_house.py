@@ -14,6 +14,7 @@ SOURCE = Path(__file__).parents[2] / "src" / "mainstay"
 LAYERS = [
     ["errors"],
     ["wire"],
+    ["journal"],
     ["scheduler", "options", "report", "interrupts", "world"],
     ["node"],
     ["launch"],
