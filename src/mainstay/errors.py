@@ -126,10 +126,6 @@ class RemoteTraceback(Exception):
         return f'\n"""\n{self.tb.rstrip()}\n"""\nraised{where}'
 
 
-class JournalError(MainstayError):
-    """A journal cannot be opened, read or written; nothing that it held is lost."""
-
-
 class UnreliableKey(JournalError, TypeError):
     """A call has no key in the journal: something that it depends on cannot be told apart reliably.
 
