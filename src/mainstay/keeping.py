@@ -13,12 +13,13 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from mainstay.errors import TaskTimeout, WorkerDied
+from mainstay.journal import installed
 from mainstay.journal.journal import Journal
 from mainstay.journal.keys import call_key, explicit_key, function_key, version_of
 from mainstay.journal.record import FunctionInfo, Kept, Record
 from mainstay.node.worker import describe_error
 from mainstay.options import Options
-from mainstay.outcomes import Outcome, deliver, rebuild_error
+from mainstay.outcomes import KeepsNothing, Outcome, deliver, rebuild_error
 from mainstay.scheduler import Task
 from mainstay.wire.frames import Kind
 from mainstay.wire.functions import Function
@@ -44,7 +45,7 @@ class Known:
         self.info, self.key = info, b""
 
 
-class Keeper:
+class Keeper(KeepsNothing):
     """Stands between a pool and its journal. `keep` and `forget` want the broker's lock held."""
 
     def __init__(self, journal: Journal) -> None:
@@ -65,7 +66,9 @@ class Keeper:
         return Entry(key, known.info, options.label or function.name)
 
     def _learn(self, fn: Callable[..., Any], function: Function) -> Known:
-        known = self._known[function.number] = Known(FunctionInfo(function.name, version_of(fn)))
+        inner = getattr(fn, "func", fn)  # of a partial
+        version = version_of(inner) or installed.version(str(getattr(inner, "__module__", "")))
+        known = self._known[function.number] = Known(FunctionInfo(function.name, version))
         return known
 
     def _learn_key(self, fn: Callable[..., Any], known: Known) -> bytes:
@@ -123,7 +126,9 @@ class Keeper:
 
         It does so in place of a copy, where there are large arrays: their owner might change them before.
         """
-        entry: Entry = task.entry
+        entry: Entry | None = task.entry
+        if entry is None:
+            return False
         self._under_way.pop(entry.key, None)
         payload = payload_of(outcome)
         if payload is None:
@@ -161,7 +166,12 @@ class Keeper:
 
     def forget(self, task: Task) -> None:
         """A call is no longer under way."""
-        self._under_way.pop(task.entry.key, None)
+        if task.entry is not None:
+            self._under_way.pop(task.entry.key, None)
+
+    def close(self) -> None:
+        """Write what waits."""
+        self.journal.close()
 
 
 def payload_of(outcome: Outcome) -> tuple[bool, Any, Any] | None:

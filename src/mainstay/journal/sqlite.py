@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import mainstay
 from mainstay.errors import JournalError
 from mainstay.journal.lock import Lock
 from mainstay.journal.record import Call, Choice, Kept, Record, UnfitRecord
@@ -149,11 +150,9 @@ class Store:
             )
 
     def _note_run(self, db: sqlite3.Connection) -> int:
-        from mainstay import __version__
-
-        values = (socket.gethostname(), os.getpid(), time.time(), platform.python_version(), __version__)
+        who = (socket.gethostname(), os.getpid(), time.time(), platform.python_version(), mainstay.__version__)
         into = "INSERT INTO runs (host, pid, started, python, mainstay, argv) VALUES (?, ?, ?, ?, ?, ?)"
-        return int(db.execute(into, (*values, json.dumps(sys.argv))).lastrowid or 0)
+        return int(db.execute(into, (*who, json.dumps(sys.argv))).lastrowid or 0)
 
     def _explained(self, error: sqlite3.Error) -> JournalError:
         text = str(error)
