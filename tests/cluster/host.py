@@ -1,7 +1,7 @@
 """A compute host: namespaces of its own, joined to the bed's bridge, with munged and slurmd.
 
-    bridge (in the bed's network) ── veth n1 ═══ eth0 (in the host's network), 10.42.0.1/24
-                                                 host name n1; own PIDs, /proc, /tmp, /dev/shm, munge socket
+bridge (in the bed's network) ── veth n1 ═══ eth0 (in the host's network), 10.42.0.1/24
+                                             host name n1; own PIDs, /proc, /tmp, /dev/shm, munge socket
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
+from cluster.commands import run_daemons
+from cluster.mounts import own_directory
 from cluster.namespaces import UNSHARE, BedError, Namespaces, init, only_child, wait_until_ready
 from cluster.slurm import Layout, address
 
@@ -79,6 +81,9 @@ class Host:
     def mend(self) -> None:
         """Bring the network link up again."""
         self._bed.ip(f"link set {self.name} up")
+        # At SIGHUP slurmd reports to the controller, which asks a host that is down only every half minute.
+        pid = (self._layout.run / "slurmd.pid").as_posix()
+        run_daemons(self.namespaces, ["sh", "-c", f"kill -HUP $(cat '{pid}')"])
 
     def _plug_in(self) -> None:
         self._bed.ip(
@@ -89,29 +94,12 @@ class Host:
 
     def _setup(self) -> list[str]:
         layout = self._layout
+        boot = layout.run / "boot_id"
         return [
             f"hostname {self.name}",
             *own_directory("/tmp", layout.mount, self._visible),
             *own_directory("/dev/shm", layout.mount, self._visible),
             f"mount -t tmpfs tmpfs '{layout.run}'",
+            # By this MPI libraries know whether two processes share a machine, and so its memory.
+            f"cat /proc/sys/kernel/random/uuid > '{boot}'; mount --bind '{boot}' /proc/sys/kernel/random/boot_id",
         ]
-
-
-def own_directory(path: str, workshop: Path, visible: Iterable[Path]) -> list[str]:
-    """Shell that puts an empty file system at `path`, in which only what is to stay visible is seen as before."""
-    windows = [place for place in visible if place.is_relative_to(path)]
-    built = [f"mount -t tmpfs -o mode=1777 tmpfs '{workshop}'"]
-    for place in windows:
-        window = workshop / place.relative_to(path)
-        built += [f"mkdir -p '{window}'", f"mount --bind '{place}' '{window}'"]
-    return [*built, f"mount --move '{workshop}' {path}"]
-
-
-def run_daemons(host: Namespaces, *commands: Sequence[object]) -> None:
-    """Start daemons, each of which returns when it serves."""
-    for command in commands:
-        done = subprocess.run(
-            host.command(command), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        if done.returncode != 0:
-            raise BedError(f"{command[0]} ended with {done.returncode}; its log is in the bed's directory 'log'")

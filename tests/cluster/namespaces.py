@@ -1,7 +1,7 @@
 """Linux namespaces of which none has a name: they live as long as their init, and are entered by its pid.
 
-    unshare (waits) ──▶ init, pid 1 of its PID namespace ── its death is the death of every process in the namespace,
-                                                            and with the last of them go mounts, links and addresses
+unshare (waits) ──▶ init, pid 1 of its PID namespace ── its death is the death of every process in the namespace,
+                                                        and with the last of them go mounts, links and addresses
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 # A fork of unshare's is the init of the new PID namespace, and is killed with it.
-UNSHARE = ("unshare", "--mount", "--uts", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "--")
+UNSHARE = ("unshare", "--mount", "--uts", "--ipc", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "--")
 READY = "ready"
 
 
@@ -25,7 +25,9 @@ def init(setup: Sequence[str]) -> list[str]:
 
     Since it ignores SIGCHLD, the kernel reaps the orphans that it inherits.
     """
-    return ["sh", "-c", "\n".join(["set -e", *setup, f"trap '' CHLD; echo {READY}; exec sleep infinity"])]
+    # Not `trap '' CHLD`, which dash forgets when it executes another program.
+    last = [f"echo {READY}", "exec env --ignore-signal=CHLD sleep infinity"]
+    return ["sh", "-c", "\n".join(["set -e", *setup, *last])]
 
 
 def wait_until_ready(process: subprocess.Popen[str], what: str) -> None:
@@ -56,7 +58,12 @@ class Namespaces:
     def command(self, argv: Sequence[object], directory: str | Path = "/") -> list[str]:
         """What runs `argv` on this host, in that directory."""
         # nsenter's own option for the directory is too young for some distributions.
-        return [*self._enter("--mount", "--uts", "--net", "--pid"), "env", f"--chdir={directory}", *map(str, argv)]
+        return [
+            *self._enter("--mount", "--uts", "--ipc", "--net", "--pid"),
+            "env",
+            f"--chdir={directory}",
+            *map(str, argv),
+        ]
 
     def ip(self, *commands: str) -> None:
         """Configure the network of this host; pids in the commands are this program's, not the host's."""

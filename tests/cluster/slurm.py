@@ -1,10 +1,10 @@
 """What Slurm and munge are told, and what they say: text in, text out, no process.
 
-    bed's directory
-      slurm.conf · cgroup.conf · munge.key · hosts      the same for all hosts
-      log/ · state/ · spool/n1 ...                      of the daemons
-      run/                                              a file system of each host's own: sockets and pid files
-      shared/                                           stands for Lustre
+bed's directory
+  slurm.conf · cgroup.conf · munge.key · hosts      the same for all hosts
+  log/ · state/ · spool/n1 ...                      of the daemons
+  run/                                              a file system of each host's own: sockets and pid files
+  shared/                                           stands for Lustre
 """
 
 from __future__ import annotations
