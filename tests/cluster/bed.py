@@ -39,7 +39,7 @@ from cluster.host import BRIDGE, Host
 from cluster.install import PATH
 from cluster.mounts import REPOSITORY, environments, pmix
 from cluster.namespaces import BedError, Namespaces, only_child, wait_until_ready
-from cluster.slurm import ENDED, LOGIN, Layout, address, fields, hosts_file, slurm_conf
+from cluster.slurm import ENDED, LOGIN, Layout, address, cgroup_conf, fields, hosts_file, slurm_conf
 
 DAEMONS = {"munged", "slurmctld", "slurmscriptd", "slurmd", "unshare"}
 
@@ -149,9 +149,8 @@ class Cluster:
 
     def states(self) -> dict[str, str]:
         """What Slurm takes the hosts for: idle, alloc, mix, down*, ..."""
-        return dict(
-            line.split() for line in self.run(["sinfo", "-hN", "-p", "batch", "-o", "%N %t"]).stdout.splitlines()
-        )
+        said = self.run(["sinfo", "-hN", "-p", "batch", "-o", "%N %t"]).stdout
+        return dict(line.split() for line in said.splitlines())
 
     def stop(self, host: str) -> None:
         """Power a host off: all of its processes are gone, and it answers nothing more."""
@@ -181,7 +180,7 @@ class Cluster:
         self.wait_idle(seconds)
 
     def processes(self, host: str | None = None) -> list[psutil.Process]:
-        """What runs on a host (on all, if none is given) besides the daemons of the bed."""
+        """What runs on a host (on all, if none is given) besides the daemons of the bed; a job step has a daemon."""
         names = [LOGIN, *self._hosts] if host is None else [host]
         return [process for name in names for process in self._processes(name)]
 
@@ -209,7 +208,7 @@ class Cluster:
         layout.shared.chmod(0o1777)
         layout.hosts.write_text(hosts_file(self.names))
         layout.configuration.write_text(slurm_conf(layout, self.names, cpus))
-        (layout.directory / "cgroup.conf").write_text("")
+        (layout.directory / "cgroup.conf").write_text(cgroup_conf(_version()))
         key = layout.directory / "munge.key"
         key.touch(mode=0o600)
         key.write_bytes(secrets.token_bytes(128))
@@ -218,7 +217,7 @@ class Cluster:
         self.login = self._start_guardian()
         self._hosts = {name: Host(name, self.login, self.layout, self._seen) for name in self.names}
         controller = ["env", f"SLURM_CONF={self.layout.configuration}", "slurmctld"]
-        run_daemons(self.login, self.layout.munged(LOGIN), controller)
+        run_daemons(self.login, self.layout, self.layout.munged(LOGIN), controller)
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(Host.start, self._hosts.values()))
         self.wait_idle(seconds)
@@ -267,7 +266,12 @@ class Cluster:
     def _picture(self) -> str:
         queue = self.run(["squeue", "--all"], check=False)
         log = _content(self.layout.log / "slurmctld.log").splitlines()[-15:]
-        return "\n".join([str(self.states()), queue.stdout + queue.stderr, *log])
+        return "\n".join([str(self.states()), queue.stdout + queue.stderr, str(self.processes()), *log])
+
+
+def _version() -> str:
+    environment = os.environ | {"PATH": PATH}
+    return subprocess.run(["slurmd", "-V"], env=environment, capture_output=True, text=True, check=True).stdout
 
 
 def _content(path: str | Path) -> str:

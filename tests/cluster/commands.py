@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -91,11 +92,16 @@ def _kill(process: subprocess.Popen[Any]) -> None:
         pass
 
 
-def run_daemons(host: Namespaces, *commands: Sequence[object]) -> None:
-    """Start daemons, each of which returns when it serves."""
+def run_daemons(host: Namespaces, layout: Layout, *commands: Sequence[object]) -> None:
+    """Start daemons, each of which returns when it serves.
+
+    Raises:
+        BedError: one failed; tells what it wrote.
+    """
     for command in commands:
-        done = subprocess.run(
-            host.command(command), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        if done.returncode != 0:
-            raise BedError(f"{command[0]} ended with {done.returncode}; its log is in the bed's directory 'log'")
+        with tempfile.TemporaryFile("w+", dir=layout.log) as output:  # a daemon would hold a pipe open
+            done = subprocess.run(host.command(command), stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+            output.seek(0)
+            if done.returncode != 0:
+                words = shlex.join(map(str, command))
+                raise BedError(f"{words} ended with {done.returncode}: {output.read().strip()}")

@@ -26,4 +26,4 @@ def cluster(bed: Cluster) -> Iterator[Cluster]:
     """The cluster; after the module its jobs are cancelled, its hosts back, and nothing may be left on them."""
     yield bed
     bed.reset()
-    bed.until(lambda: not bed.processes(), 15, f"nothing is left on the hosts: {bed.processes()}")
+    bed.until(lambda: not bed.processes(), 15, "nothing is left on the hosts")

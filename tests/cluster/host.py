@@ -50,6 +50,8 @@ class Host:
 
     def start(self) -> None:
         """Power on."""
+        if self.is_on:
+            raise BedError(f"host {self.name} is on already")
         command = self._bed.command([*UNSHARE, *init(self._setup())])
         self._process = subprocess.Popen(
             command,
@@ -62,17 +64,17 @@ class Host:
         wait_until_ready(self._process, f"host {self.name}")
         self._namespaces = Namespaces(only_child(only_child(self._process.pid)))
         self._plug_in()
-        run_daemons(self._namespaces, self._layout.munged(self.name), ["slurmd", "-f", self._layout.configuration])
+        slurmd = ["slurmd", "-f", self._layout.configuration]
+        run_daemons(self._namespaces, self._layout, self._layout.munged(self.name), slurmd)
 
     def stop(self) -> None:
         """Power off, as when the plug is pulled: peers hear nothing, not even the end of their connections."""
-        self.cut()
-        process, self._process = self._process, None
-        os.kill(self.namespaces.pid, signal.SIGKILL)
+        pid = self.namespaces.pid
+        self._bed.ip(f"link delete {self.name}")
+        os.kill(pid, signal.SIGKILL)
+        process, self._process, self._namespaces = self._process, None, None
         if process is not None:
             process.communicate()
-        self._namespaces = None
-        self._bed.ip(f"link delete {self.name}")
 
     def cut(self) -> None:
         """Take the network link down."""
@@ -82,8 +84,8 @@ class Host:
         """Bring the network link up again."""
         self._bed.ip(f"link set {self.name} up")
         # At SIGHUP slurmd reports to the controller, which asks a host that is down only every half minute.
-        pid = (self._layout.run / "slurmd.pid").as_posix()
-        run_daemons(self.namespaces, ["sh", "-c", f"kill -HUP $(cat '{pid}')"])
+        hang_up = f"kill -HUP $(cat '{self._layout.run}/slurmd.pid')"
+        run_daemons(self.namespaces, self._layout, ["sh", "-c", hang_up])
 
     def _plug_in(self) -> None:
         self._bed.ip(

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 LOGIN = "login"
@@ -19,24 +18,15 @@ NETWORK = "10.42.0"  # in a network of the bed's own, so it meets no other
 ENDED = re.compile("COMPLETED|FAILED|CANCELLED|TIMEOUT|NODE_FAIL|PREEMPTED|BOOT_FAIL|DEADLINE|OUT_OF_MEMORY")
 
 
-@dataclass(frozen=True)
 class Layout:
-    """Where a bed keeps its files."""
+    """Where a bed keeps its files; `mount` is a place at which to prepare a file system."""
 
-    directory: Path
-
-    def __getattr__(self, name: str) -> Path:
-        if name in {"log", "state", "spool", "run", "mount", "shared"}:
-            return self.directory / name
-        raise AttributeError(name)
-
-    @property
-    def configuration(self) -> Path:
-        return self.directory / "slurm.conf"
-
-    @property
-    def hosts(self) -> Path:
-        return self.directory / "hosts"
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.configuration = directory / "slurm.conf"
+        self.hosts = directory / "hosts"
+        self.log, self.state, self.spool = directory / "log", directory / "state", directory / "spool"
+        self.run, self.mount, self.shared = directory / "run", directory / "mount", directory / "shared"
 
     def munged(self, host: str) -> list[object]:
         """The command that starts a host's own munged; it forks when it serves."""
@@ -113,6 +103,16 @@ PreemptMode=REQUEUE
 PartitionName=batch Nodes={nodes} Default=YES MaxTime=INFINITE PriorityTier=1
 PartitionName=urgent Nodes={nodes} MaxTime=INFINITE PriorityTier=2
 """
+
+
+def cgroup_conf(version: str) -> str:
+    """The content of cgroup.conf for what `slurmd -V` says.
+
+    Slurm looks for control groups even where no plugin uses them. Since 23.11 it can be told not to; before, the plugin
+    for the old hierarchy is the one that touches nothing.
+    """
+    year, month = map(int, re.findall(r"\d+", version)[:2])
+    return f"CgroupPlugin={'disabled' if (year, month) >= (23, 11) else 'cgroup/v1'}\n"
 
 
 def fields(line: str) -> dict[str, str]:

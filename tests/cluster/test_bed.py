@@ -79,8 +79,8 @@ def test_a_host_sees_its_own_processes_only(cluster):
     assert cluster.on("n1", ["sh", "-c", "ps -e | grep -c slurmd$"]).stdout == "1\n"
     with cluster.popen(["sleep", "600"], "n2") as sleeper:
         wait_until(lambda: [process.name() for process in cluster.processes("n2")] == ["sleep"])
-        cluster.on("n2", ["pkill", "sleep"])
-        assert sleeper.wait(10) != 0
+        cluster.processes("n2")[0].kill()
+        assert sleeper.wait(10) == -signal.SIGKILL
     assert cluster.processes("n1") == []
 
 
@@ -131,7 +131,7 @@ def test_salloc_a_terminal_and_sbcast(cluster):
     assert set(cluster.run(["salloc", "-N2", "srun", "hostname"]).stdout.split()) == {"n1", "n2"}
     terminal = cluster.run(["script", "-qec", "srun --pty sh -c 'tty && hostname'", "/dev/null"]).stdout
     assert "/dev/pts/" in terminal
-    assert terminal.split()[1] in cluster.names
+    assert any(name in terminal for name in cluster.names)
     (cluster.shared / "cast").write_text("cast\n")
     ended = cluster.wait(cluster.submit("sbcast cast /tmp/cast; srun cat /tmp/cast; srun rm /tmp/cast", "-N3"))
     assert ended.output == "cast\n" * 3
@@ -167,27 +167,28 @@ def test_open_mpi_in_a_batch_job(cluster, hello, launcher):
     assert ended.output.endswith("6 n1 n2 n3 Open\n")
 
 
-def test_a_job_is_told_of_its_end_and_ended(cluster, limited):
+def test_hosts_that_lose_power_or_network_are_down_and_come_back(cluster):
+    cluster.stop("n1")
+    cluster.cut("n2")
+    assert cluster.processes("n1") == []
+    with pytest.raises(BedError, match="host n1 is off"):
+        cluster.on("n1", ["true"])
+    assert not answers(cluster, "n2")
+    assert cluster.on("n2", ["hostname"]).stdout == "n2\n"
+    cluster.until(lambda: both(cluster) == ["down*"] * 2, 60, "n1 and n2 are down")
+    cluster.start("n1")
+    cluster.mend("n2")
+    cluster.until(lambda: both(cluster) == ["idle"] * 2, 60, "n1 and n2 are idle")
+    assert answers(cluster, "n2")
+    assert len(cluster.run(["srun", "-N3", "hostname"]).stdout.split()) == 3
+
+
+def test_a_job_is_told_of_its_end_and_another_is_ended(cluster, limited):
     warned, ended = limited
     assert cluster.wait(ended, 60).state == "TIMEOUT"
     output = Path(cluster.job(warned)[0]["StdOut"])
     wait_until(lambda: "got USR1" in output.read_text(), 60)
     cluster.run(["scancel", warned])
-
-
-def test_hosts_that_lose_power_or_network_are_down_and_come_back(cluster):
-    cluster.stop("n2")
-    cluster.cut("n3")
-    assert list(cluster.processes("n2")) == []
-    with pytest.raises(BedError, match="host n2 is off"):
-        cluster.on("n2", ["true"])
-    assert cluster.run(["ping", "-c1", "-W1", "n3"], check=False).returncode != 0
-    assert cluster.on("n3", ["hostname"]).stdout == "n3\n"
-    cluster.until(lambda: [cluster.states()[name] for name in ("n2", "n3")] == ["down*"] * 2, 60, "both are down")
-    cluster.start("n2")
-    cluster.mend("n3")
-    cluster.wait_idle()
-    assert len(cluster.run(["srun", "-N3", "hostname"]).stdout.split()) == 3
 
 
 @pytest.mark.usefixtures("cluster")
@@ -209,7 +210,7 @@ def test_nothing_is_left_of_a_bed_that_stood_beside_another():
 @pytest.mark.parametrize("end", ["end-of-file", "SIGINT", "SIGTERM", "SIGKILL"])
 def test_nothing_is_left_when_the_holder_ends(end):
     with hold() as holder:
-        directory = Path(next(line for line in holder.stdout if "/shared " in line).split()[0]).parent
+        directory = directory_of(holder)
         places = namespaces(process.pid for process in psutil.Process(holder.pid).children(recursive=True))
         assert directory.is_dir()
         assert left(places)
@@ -222,7 +223,7 @@ def test_nothing_is_left_when_the_holder_ends(end):
 @pytest.mark.usefixtures("cluster")
 def test_nothing_is_left_when_the_guardian_is_killed():
     with hold() as holder:
-        directory = Path(next(line for line in holder.stdout if "/shared " in line).split()[0]).parent
+        directory = directory_of(holder)
         places = namespaces(process.pid for process in psutil.Process(holder.pid).children(recursive=True))
         psutil.Process(holder.pid).children()[0].kill()
         wait_until(lambda: not left(places))
@@ -240,10 +241,25 @@ def test_make_cluster_is_a_shell_in_which_slurm_works(cluster):
     assert "idle" in shell.stdout, shell
 
 
+def answers(cluster, host):
+    """Whether slurmd can be connected to from the login host."""
+    connect = f"import socket; socket.create_connection(('{host}', 6818), 1)"
+    return cluster.run([PYTHON, "-c", connect], check=False).returncode == 0
+
+
+def both(cluster):
+    return [cluster.states()[name] for name in ("n1", "n2")]
+
+
 def hold():
     """`make cluster` without a terminal: a program that holds a bed until it is told to end."""
     command = [PYTHON, "-m", "cluster", "--nodes", "1"]
     return subprocess.Popen(command, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def directory_of(holder):
+    shared = next(line for line in holder.stdout if "/shared " in line).split()[0]
+    return Path(shared).parent
 
 
 def environment():
