@@ -195,8 +195,8 @@ class Cluster:
     def line(self) -> str:
         """A line to paste into a shell, which opens one on the login host."""
         variables = environment(self.layout)
-        words: list[str] = ["env", *(f"{name}={variables[name]}" for name in ("SLURM_CONF", "PATH"))]
-        return shlex.join([*words, *self.login.command(["bash"], Path.cwd())])
+        changed = [f"{name}={value}" for name, value in variables.items() if os.environ.get(name) != value]
+        return shlex.join(["env", *changed, *self.login.command(["bash"], Path.cwd())])
 
     # Inside
 
