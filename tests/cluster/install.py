@@ -1,0 +1,98 @@
+"""Slurm and munge from Debian's or Ubuntu's packages, without starting a daemon of theirs.
+
+programs on PATH? ── yes ── nothing to do
+      └─ no ── root and apt-get? ── policy-rc.d says "start nothing" ── apt-get install ── policy-rc.d removed
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cluster.namespaces import UNSHARE
+
+PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "ip", "nsenter", "unshare", "setpriv", "mount")
+PACKAGES = ("slurm-wlm", "munge", "iproute2", "util-linux", "mount")
+OPTIONAL = ("libpmix2", "libpmix2t64")  # by its name in the distribution's release; for `srun --mpi=pmix`
+PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+POLICY = Path("/usr/sbin/policy-rc.d")  # what a package asks before it starts its service
+APT = ("apt-get", "-q", "-y", "-o", "DPkg::Lock::Timeout=300")
+
+
+class Unavailable(Exception):
+    """A cluster cannot be had here; says why."""
+
+
+def ensure_slurm() -> None:
+    """Install what is missing.
+
+    Raises:
+        Unavailable: this is not root, there is no apt-get, it failed, or no namespaces can be made.
+    """
+    if os.geteuid() != 0:
+        raise Unavailable("a cluster of namespaces needs root")
+    if missing():
+        _install()
+    _try_namespaces()
+
+
+def _install() -> None:
+    if shutil.which("apt-get") is None:
+        raise Unavailable(f"{', '.join(missing())} not found, and no apt-get to install them with")
+    with no_service_starts():
+        _apt_install()
+    if missing():
+        raise Unavailable(f"{', '.join(missing())} not found, even after apt-get install {' '.join(PACKAGES)}")
+
+
+def missing() -> list[str]:
+    return [program for program in PROGRAMS if shutil.which(program, path=PATH) is None]
+
+
+def _apt_install() -> None:
+    install = ("install", "--no-install-recommends", *PACKAGES)
+    done = _apt(*install)
+    if done.returncode != 0:
+        _apt("update")  # the lists are missing or too old
+        done = _apt(*install)
+    if done.returncode != 0:
+        raise Unavailable(f"apt-get install {' '.join(PACKAGES)} failed: {done.stdout.strip()[-300:]}")
+    for package in OPTIONAL:
+        _apt("install", "--no-install-recommends", package)
+
+
+def _try_namespaces() -> None:
+    done = subprocess.run([*UNSHARE, "true"], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise Unavailable(f"no namespaces can be made here: {done.stderr.strip()}")
+
+
+def _apt(*words: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    return subprocess.run(
+        [*APT, *words],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+
+
+@contextmanager
+def no_service_starts() -> Iterator[None]:
+    """Let no package start its service; leave a policy that is there already (containers have one) as it is."""
+    if POLICY.exists():
+        yield
+        return
+    POLICY.write_text("#!/bin/sh\nexit 101\n")
+    POLICY.chmod(0o755)
+    try:
+        yield
+    finally:
+        POLICY.unlink()
