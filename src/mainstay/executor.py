@@ -185,6 +185,11 @@ class Executor(concurrent.futures.Executor):
         progress: mapping.Progress | None,
     ) -> Iterator[T]:
         mapping.check(timeout, chunksize, buffersize)
+        if isinstance(options.key, str):
+            raise ValueError(
+                f"key={options.key!r} would be the name of every item of this map; give a function of their "
+                f"arguments, as key=lambda x: f'{options.key}-{{x}}'"
+            )
         deadline = None if timeout is None else time.monotonic() + timeout
 
         def submit(fn: Callable[..., Any], *args: Any) -> concurrent.futures.Future[Any]:

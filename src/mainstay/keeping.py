@@ -141,7 +141,7 @@ class Keeper(KeepsNothing):
                 failed,
                 entry.function,
                 entry.label,
-                outcome.host,
+                outcome.host or getattr(outcome.error, "host", ""),
                 outcome.worker,
                 time.time() - seconds,
                 seconds,
