@@ -116,7 +116,7 @@ class Store:
                 self._create(db)  # or it was left empty by a start that was killed
             self._check_version()
             self._anchor = self._anchored()
-            self._last = self._one("SELECT coalesce(max(id), 0) FROM calls")[0]
+            self._last = int(self._one("SELECT coalesce(max(id), 0) FROM calls")[0])
             self._run = self._note_run(db)
 
     def _anchored(self) -> sqlite3.Cursor:
@@ -266,7 +266,7 @@ class Store:
         Returns the new calls' ids. All is on disk when this returns.
         """
         with self.transaction() as db:
-            self._delete(db, replaced)
+            self.delete(db, replaced)
             ids = list(range(self._last + 1, self._last + 1 + len(records)))
             large = {id(record) for record in records if record.buffers or len(record.body) > INLINE}
             insert(db, "calls", 12, [self._row(call, record) for call, record in zip(ids, records, strict=True)])
@@ -281,7 +281,7 @@ class Store:
     def remove(self, calls: Sequence[int]) -> None:
         """Remove calls with their results. Raises `JournalError` and leaves all where it cannot."""
         with self.transaction() as db:
-            self._delete(db, calls)
+            self.delete(db, calls)
 
     def vacuum(self) -> None:
         """Give the room of what was removed back. Raises `JournalError`, and leaves all as it is, where it cannot."""
@@ -297,12 +297,17 @@ class Store:
                 self.db.execute("PRAGMA temp_store=MEMORY")
                 self._anchor = self._anchored()
 
+    def next_id(self) -> int:
+        """Return an id for a new call, as part of a transaction."""
+        self._last += 1
+        return self._last
+
     def _row(self, call: int, record: Record) -> tuple[Any, ...]:
         key, failed, function, label, host, worker, started, seconds, attempt, _, _ = record
-        of, on = self._id_of("functions", tuple(map(clean, function))), self._id_of("hosts", (clean(host),))
+        of, on = self.id_of("functions", tuple(map(clean, function))), self.id_of("hosts", (clean(host),))
         return (call, key, failed, of, clean(label), on, worker, started, seconds, attempt, record.size, self._run)
 
-    def _id_of(self, table: str, values: tuple[str, ...]) -> int:
+    def id_of(self, table: str, values: tuple[str, ...]) -> int:
         """Return the id of a function or a host, which gets one when it is first seen."""
         known = self._ids.get(values)
         if known is None:
@@ -316,7 +321,8 @@ class Store:
             known = self._ids[values] = int(row[0])
         return known
 
-    def _delete(self, db: sqlite3.Connection, calls: Iterable[int]) -> None:
+    def delete(self, db: sqlite3.Connection, calls: Iterable[int]) -> None:
+        """Remove calls, as part of a transaction."""
         for call in calls:
             db.execute("DELETE FROM calls WHERE id = ?", (call,))
             db.execute("DELETE FROM results WHERE call = ?", (call,))
