@@ -8,6 +8,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterable
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
@@ -18,8 +19,10 @@ from mainstay.journal.record import Call, Choice, Kept
 from mainstay.journal.sqlite import Store
 from mainstay.journal.telling import plain, shown, traceback_of, value_of
 
-KEY = 12  # hexadecimal digits: two of a million calls share them once in 500 journals
-HEAD = f"{'key':12}  state   {'function or label':26}  {'host':12}  {'started':19}  {'seconds':>8} {'tries':>5}    size"
+KEY, NAME, HOST = 10, 22, 11  # characters of a line, which has 100 in all
+HEAD = (
+    f"{'key':{KEY}}  state   {'function or label':{NAME}}  {'host':{HOST}}  {'started':19}  " + " seconds tries    size"
+)
 AMBIGUOUS = 10  # keys that are listed where a prefix fits more than one
 
 
@@ -43,11 +46,13 @@ def seconds(value: float) -> str:
     return f"{value:.3f}" if value < 1000 else f"{value:.0f}" if value < 1e8 else f"{value:.1e}"
 
 
+@lru_cache(1000)
 def when(at: float) -> str:
     """Return a point of time, by the clock on the wall."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
 
 
+@lru_cache(1000)
 def fitted(text: str, width: int) -> str:
     """Return a text in just so many characters, none of which moves the cursor."""
     if not text.isprintable():
@@ -56,9 +61,9 @@ def fitted(text: str, width: int) -> str:
 
 
 def line_of(call: Call) -> str:
-    name, host = fitted(call.label or call.function, 26), fitted(call.host, 12)
+    name, host = fitted(call.label or call.function, NAME), fitted(call.host, HOST)
     run = f"{seconds(call.seconds):>8} {call.attempts:>5} {size(call.size):>7}"
-    return f"{call.key[:KEY]}  {call.state:6}  {name}  {host}  {when(call.started)}  {run}"
+    return f"{call.key[:KEY]}  {call.state:6}  {name}  {host}  {when(int(call.started))}  {run}"
 
 
 # -- the listing
@@ -115,11 +120,14 @@ def _as_json(store: Store, calls: Iterable[Call], totals: Totals) -> None:
 
 
 def summary(store: Store, totals: Totals) -> str:
-    """Return the last line of a listing, and who writes the journal."""
+    """Return the last lines of a listing: how many, how long, from when to when, and who writes the journal."""
     text = f"{counted(totals.calls)}: {totals.calls - totals.failed} done, {totals.failed} failed"
     if totals.calls:
-        text += f"; {duration(totals.seconds)} of run time, from {when(totals.first)} to {when(totals.last)}"
-    return f"{text}; file {size(os.path.getsize(store.path))}\n{open_by(look(store.path)[1])}"
+        text += f"; {duration(totals.seconds)} of run time"
+    text += f"; file {size(os.path.getsize(store.path))}\n"
+    if totals.calls:
+        text += f"from {when(totals.first)} to {when(totals.last)}\n"
+    return f"{text}{open_by(look(store.path)[1])}"
 
 
 def open_by(holder: Holder | None) -> str:
