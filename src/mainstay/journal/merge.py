@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from operator import lt
 from typing import Any
 
 from mainstay.errors import JournalError
@@ -21,7 +22,7 @@ from mainstay.journal.verify import first_segment, flaw
 
 GROUP = 1000  # calls of a transaction
 GROUP_BYTES = 32 << 20  # of results that are held in memory for it; larger ones go through part by part
-REACH = 100_000  # ids, from a damaged place on, among which the next call that can be read is looked for
+FARTHEST = 40  # bits of the number of ids, from a damaged place on, within which the next sound one is looked for
 
 ROW = """
     SELECT calls.id, key, failed, coalesce(functions.name, '?'), coalesce(functions.version, ''), label,
@@ -30,7 +31,7 @@ ROW = """
     WHERE calls.id > ? ORDER BY calls.id LIMIT ?
 """
 TYPES = (int, bytes, int, str, str, str, str, int, float, float, int, int, int)
-PAGE = 1000
+PAGES = (1000, 30, 1)  # calls that are read in one go; fewer near what is damaged
 
 Row = tuple[Any, ...]
 
@@ -115,24 +116,37 @@ class Source:
                     self.merged.unreadable += 1
             last = rows[-1][0]
 
-    def _page(self, last: int) -> list[Row] | None:
-        """Return the next calls; None where they cannot be read in one go."""
+    def _page(self, last: int) -> list[Row]:
+        """Return the next calls, as many as can be read in one go; none at the end, and before what is damaged."""
+        for most in PAGES:
+            rows = self._seek(last, most)
+            if rows is not None:
+                return rows
+        return []
+
+    def _seek(self, last: int, most: int = 1) -> list[Row] | None:
+        """Return the calls after an id; None where they cannot be read."""
         try:
-            return self.store.db.execute(ROW, (last, PAGE)).fetchall()
-        except sqlite3.DatabaseError:
+            rows = self.store.db.execute(ROW, (last, most)).fetchall()
+        except sqlite3.DatabaseError as error:
+            if not self.damaged:
+                self._note(f"the journal {self.store.path!r} is damaged: {error}")
             return None
+        ids = [last, *(row[0] for row in rows)]
+        return rows if all(map(lt, ids, ids[1:])) else None  # damaged pages may lead round in circles
 
     def _beyond(self, last: int) -> list[Row]:
-        """Return the next call that can be read, if there is one."""
-        for start in range(last, last + REACH):
-            try:
-                rows = self.store.db.execute(ROW, (start, 1)).fetchall()
-            except sqlite3.DatabaseError as error:
-                if not self.damaged:
-                    self._note(f"the journal {self.store.path!r} is damaged: {error}")
-                continue
-            if rows:
-                self.merged.unreadable += rows[0][0] - last - 1 if start > last else 0
+        """Return the first call behind a damaged place; none at the end."""
+        if self._seek(last) is not None:
+            return []
+        reach = next((1 << bit for bit in range(FARTHEST) if self._seek(last + (1 << bit)) is not None), 0)
+        bad, good = last + reach // 2, last + reach
+        while good - bad > 1:
+            middle = (bad + good) // 2
+            bad, good = (middle, good) if self._seek(middle) is None else (bad, middle)
+        rows = self._seek(good) if reach else None
+        if rows:
+            self.merged.unreadable += rows[0][0] - last - 1
             return rows
         self._note(f"calls of {self.store.path!r} after number {last} cannot be read; how many, is not known")
         return []

@@ -344,8 +344,19 @@ class Store:
                 if db.in_transaction:
                     db.execute("ROLLBACK")
                 if isinstance(error, sqlite3.Error):
+                    self._anchor_anew()
                     raise self._explained(error) from error
                 raise
+
+    def _anchor_anew(self) -> None:
+        """Let SQLite come to itself after a full disk: it undoes the rest when no statement is open."""
+        if self._anchor is None:
+            return
+        self._anchor.close()
+        try:
+            self._anchor = self._anchored()
+        except sqlite3.Error:
+            pass  # a closed one is none; it goes on at the price of metadata operations
 
     # -- the end
 

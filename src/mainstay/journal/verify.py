@@ -74,7 +74,7 @@ def verify(path: str | os.PathLike[str], *, deep: bool = False) -> list[str]:
         return findings or [str(error)]
     try:
         for check in (_schema, _integrity, _calls, *([_pickles] if deep else [])):
-            findings += _told(check, store)
+            findings += [" ".join(finding.split()) for finding in _told(check, store)]
     finally:
         store.close()
     return findings
