@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -206,16 +207,21 @@ def test_verify_deep_reads_pickles_and_loads_none(tmp_path):
 
 
 @pytest.fixture
-def other_user(tmp_path):
+def other_user():
     """Words that run a command as somebody without rights here."""
-    if not IS_ROOT:
-        return []
-    if shutil.which("setpriv") is None:
+    if IS_ROOT and shutil.which("setpriv") is None:
         pytest.skip("root may write all, and there is no setpriv")
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.stat().st_uid == os.geteuid() and not folder.stat().st_mode & 1 and "pytest" in str(folder):
-            folder.chmod(0o755)
-    return ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    return ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] if IS_ROOT else []
+
+
+@pytest.fixture
+def shared():
+    """A folder that other users may enter, as they may not enter pytest's."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    yield folder
+    folder.chmod(0o755)
+    shutil.rmtree(folder)
 
 
 TRY = """
@@ -240,23 +246,23 @@ def attempt(user, path, how):
     return done.stdout.strip()
 
 
-def test_a_file_that_may_not_be_written(tmp_path, other_user):
-    path = made(tmp_path / "a.db")
-    tmp_path.chmod(0o777)
+def test_a_file_that_may_not_be_written(shared, other_user):
+    path = made(shared / "a.db")
+    shared.chmod(0o777)
     path.chmod(0o444)
-    (tmp_path / "a.db.lock").unlink()
+    (shared / "a.db.lock").unlink()
     assert attempt(other_user, path, "read") == "100"
     assert "cannot be written" in attempt(other_user, path, "write")
     assert numbers(path) == list(range(100))
 
 
-def test_a_directory_that_may_not_be_written(tmp_path, other_user):
-    path = made(tmp_path / "a.db")
-    (tmp_path / "a.db.lock").unlink()
-    tmp_path.chmod(0o555)
+def test_a_directory_that_may_not_be_written(shared, other_user):
+    path = made(shared / "a.db")
+    (shared / "a.db.lock").unlink()
+    shared.chmod(0o555)
     assert attempt(other_user, path, "read") == "100"
     assert "cannot make" in attempt(other_user, path, "write")
-    tmp_path.chmod(0o755)
+    shared.chmod(0o755)
 
 
 @pytest.fixture
@@ -363,15 +369,14 @@ def test_what_a_killed_writer_left_half_done_is_undone_for_a_reader(tmp_path):
     assert verify(path, deep=True) == []
 
 
-def test_a_reader_without_the_right_to_undo_is_told_what_to_do(tmp_path, other_user):
-    path = killed_in_mid_commit(tmp_path / "a.db")
-    (tmp_path / "a.db.lock").unlink()
+def test_a_reader_without_the_right_to_undo_is_told_what_to_do(shared, other_user):
+    path = killed_in_mid_commit(shared / "a.db")
+    (shared / "a.db.lock").unlink()
     before = path.read_bytes()
-    tmp_path.chmod(0o555)
+    shared.chmod(0o555)
     path.chmod(0o444)
     assert "killed in the middle of a commit" in attempt(other_user, path, "read")
-    tmp_path.chmod(0o755)
-    path.chmod(0o644)
+    shared.chmod(0o755)
     assert path.read_bytes() == before
 
 

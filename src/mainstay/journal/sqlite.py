@@ -31,7 +31,7 @@ from urllib.parse import quote
 from mainstay.errors import JournalError
 from mainstay.journal.lock import Lock, look
 from mainstay.journal.record import Call, Choice, Kept, Record, Run
-from mainstay.journal.rows import CONDITIONS, LISTING, clean, insert
+from mainstay.journal.rows import CONDITIONS, LISTING, clean, explained, insert
 from mainstay.wire.frames import Bytes
 
 APPLICATION = 0x4D53544A  # "MSTJ", in the file's header
@@ -156,24 +156,7 @@ class Store:
         return int(db.execute(into, (*values, json.dumps(sys.argv))).lastrowid or 0)
 
     def _explained(self, error: sqlite3.Error) -> JournalError:
-        text = str(error)
-        if self._held is None and ("readonly" in text or "unable to open" in text):
-            return JournalError(
-                f"the journal {self.path!r} cannot be read ({text}): its writer was killed in the middle of a commit, "
-                f"and to undo that takes write permission for its directory and for it. Get that, or copy it "
-                f"together with {self.path}-journal to a directory of yours and read it there"
-            )
-        if "readonly" in text or "unable to open" in text:
-            return JournalError(
-                f"the journal {self.path!r} cannot be written ({text}): its file and its directory must be writable. "
-                f"To go on from a copy: mainstay journal {self.path} copy COPY"
-            )
-        if "malformed" in text or "not a database" in text:
-            return JournalError(
-                f"the journal {self.path!r} is damaged ({text}), and was left as it is. What can still be read: "
-                f"mainstay journal NEW merge {self.path}"
-            )
-        return JournalError(f"the journal {self.path!r}: {text}")
+        return explained(self.path, error, writing=self._held is not None)
 
     # -- what is there
 

@@ -15,7 +15,7 @@ def value_of(kept: Kept) -> Any:
     if not kept.failed:
         return load(kept.body, list(kept.buffers))
     _, kind, message, _ = pickle.loads(kept.body)
-    return f"{kind}: {message}"
+    return f"{kind.removeprefix('builtins.')}: {message}"
 
 
 def traceback_of(kept: Kept) -> str:
