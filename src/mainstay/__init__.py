@@ -19,13 +19,16 @@ if TYPE_CHECKING:
         RemoteError,
         RemoteTraceback,
         TaskTimeout,
+        UnreliableKey,
         WorkerDied,
     )
     from mainstay.executor import Executor
+    from mainstay.journal.keys import memo
     from mainstay.node.context import task
 
 _PLACES = {
     "Executor": "executor",
+    "memo": "journal.keys",
     "task": "node.context",
     **dict.fromkeys(
         (
@@ -39,6 +42,7 @@ _PLACES = {
             "RemoteError",
             "RemoteTraceback",
             "TaskTimeout",
+            "UnreliableKey",
             "WorkerDied",
         ),
         "errors",
@@ -57,7 +61,9 @@ __all__ = [
     "RemoteError",
     "RemoteTraceback",
     "TaskTimeout",
+    "UnreliableKey",
     "WorkerDied",
+    "memo",
     "task",
 ]
 

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from threading import get_ident
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mainstay import outcomes
 from mainstay.door import Door
@@ -36,9 +36,6 @@ from mainstay.wire.frames import Frame, Kind, encode
 from mainstay.wire.functions import Function
 from mainstay.wire.payload import load
 
-if TYPE_CHECKING:
-    from mainstay.keeping import Keeper  # imported where there is a journal
-
 BURST = 16  # submits in one go, after which the submitting thread serves the sockets itself
 LAST_WORDS = 2.0  # seconds for what workers printed last
 now = time.monotonic
@@ -54,7 +51,7 @@ class Broker:
         self.changed = threading.Condition(self.lock)  # type: ignore[arg-type]
         self.scheduler = Scheduler()
         self.broken: BaseException | None = None
-        self.keeper: Keeper | None = None  # where there is a journal; set before the start
+        self.keeper = outcomes.KeepsNothing()  # where there is a journal, another is set before the start
         self.started_after: float | None = None  # seconds until every worker stood
         self._begun = now()
         self._start_timeout = start_timeout
@@ -268,8 +265,7 @@ class Broker:
         self.changed.notify_all()
 
     def _shut(self) -> None:
-        if self.keeper is not None:
-            self.keeper.journal.close()
+        self.keeper.close()
         with self.lock:
             self._closing = True
             self.launches.closing = True
@@ -336,7 +332,7 @@ class Broker:
     def _ended(self, task: Task, outcome: Outcome, seconds: float) -> None:
         if self._tasks.pop(task.id, None) is None:
             return  # it was settled before
-        if self.keeper is None or task.entry is None or not self.keeper.keep(task, outcome, seconds):
+        if not self.keeper.keep(task, outcome, seconds):
             self._outcomes.append(outcome)
 
     def worker_leaving(self, worker: WorkerState) -> None:
@@ -353,11 +349,6 @@ class Broker:
 
     def worker_printed(self, name: str, frame: Frame) -> None:
         self._printed.append((name, frame))  # printed without the lock: a terminal may be slow, or stopped
-
-    def _forget(self, task: Task) -> None:
-        self._tasks.pop(task.id, None)
-        if task.entry is not None and self.keeper is not None:
-            self.keeper.forget(task)
 
     def _take_outcomes(self) -> list[Outcome]:
         done, self._outcomes = self._outcomes, []
@@ -388,7 +379,8 @@ class Broker:
         for task in action.tasks:
             if task.id not in self._tasks or not (task.begun or task.future.set_running_or_notify_cancel()):
                 cancelled.append(task.id)
-                self._forget(task)
+                self._tasks.pop(task.id, None)
+                self.keeper.forget(task)
                 continue
             task.begun = True
             if task.function not in worker.known:

@@ -15,6 +15,7 @@ __all__ = [
     "RemoteError",
     "RemoteTraceback",
     "TaskTimeout",
+    "UnreliableKey",
     "WorkerDied",
 ]
 
@@ -123,3 +124,32 @@ class RemoteTraceback(Exception):
     def __str__(self) -> str:
         where = f" on host {self.host}, worker {self.worker}" if self.host else ""
         return f'\n"""\n{self.tb.rstrip()}\n"""\nraised{where}'
+
+
+class UnreliableKey(JournalError, TypeError):
+    """A call has no key in the journal: something that it depends on cannot be told apart reliably.
+
+    Attributes: `kind` (the type that is in the way, str), `why` (str), `path` (the steps that lead to it, a tuple
+    of str), `function` (what was called, str).
+    """
+
+    def __init__(self, kind: str, why: str, path: tuple[str, ...] = (), function: str = "") -> None:
+        super().__init__(kind, why, path, function)
+        self.kind, self.why, self.path, self.function = kind, why, tuple(path), function
+
+    def inside(self, step: str) -> UnreliableKey:
+        """Return this error with one more step before its path."""
+        self.path = (step, *self.path)
+        return self
+
+    def __str__(self) -> str:
+        call = f"the call of {self.function!r}" if self.function else "the call"
+        return (
+            f"{call} has no reliable key: {' -> '.join(self.path) or 'it'} is of type {self.kind}: {self.why}.\n"
+            'Give the call a key of your own, ex.options(key="..."), or leave it out of the journal, '
+            'ex.options(journal=False). Where only the function is in the way, @mainstay.memo(version="1") '
+            "makes its name and version stand for its code; its ignore=[...] leaves arguments out."
+        )
+
+    def __reduce__(self) -> tuple[type[UnreliableKey], tuple[str, str, tuple[str, ...], str]]:
+        return type(self), (self.kind, self.why, self.path, self.function)

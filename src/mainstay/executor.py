@@ -105,7 +105,8 @@ class Executor(concurrent.futures.Executor):
         interrupts.install()
         say = _logger(log)
         self._broker = Broker(launchers, max_workers, setup, start_timeout, say)
-        self._keeper = self._broker.keeper = None if journal is None else _open_journal(journal, journal_sync, say)
+        self._keeper = None if journal is None else _open_journal(journal, journal_sync, say)
+        self._broker.keeper = self._keeper or self._broker.keeper
         self._finalizer = weakref.finalize(self, self._broker.close)
         self._finalizer.atexit = False
         lifetime.add(self._broker)

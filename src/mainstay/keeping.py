@@ -13,12 +13,13 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from mainstay.errors import TaskTimeout, WorkerDied
+from mainstay.journal import installed
 from mainstay.journal.journal import Journal
 from mainstay.journal.keys import call_key, explicit_key, function_key, version_of
 from mainstay.journal.record import FunctionInfo, Kept, Record
 from mainstay.node.worker import describe_error
 from mainstay.options import Options
-from mainstay.outcomes import Outcome, deliver, rebuild_error
+from mainstay.outcomes import KeepsNothing, Outcome, deliver, rebuild_error
 from mainstay.scheduler import Task
 from mainstay.wire.frames import Kind
 from mainstay.wire.functions import Function
@@ -35,36 +36,44 @@ class Entry(NamedTuple):
     label: str
 
 
-class Keeper:
+class Known:
+    """What is told of a function, and its key once it was asked for."""
+
+    __slots__ = ("info", "key")
+
+    def __init__(self, info: FunctionInfo) -> None:
+        self.info, self.key = info, b""
+
+
+class Keeper(KeepsNothing):
     """Stands between a pool and its journal. `keep` and `forget` want the broker's lock held."""
 
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
-        self._functions: dict[int, tuple[bytes, FunctionInfo]] = {}  # their keys, by number
+        self._known: dict[int, Known] = {}  # by the function's number
         self._under_way: dict[bytes, Future[Any]] = {}
 
     # -- calls that come
 
     def entry_of(self, fn: Callable[..., Any], function: Function, options: Options, args: Any, kwargs: Any) -> Entry:
         """Return what a call is known by. Raises `UnreliableKey` where that cannot be told."""
-        key, info = self.identity(fn, function, options)
-        return Entry(self.key_of(fn, key, options, args, kwargs), info, options.label or function.name)
-
-    def identity(self, fn: Callable[..., Any], function: Function, options: Options) -> tuple[bytes, FunctionInfo]:
-        """Return a function's key (empty where the calls have keys of the user's) and what is told of it."""
-        known = self._functions.get(function.number)
-        if known is None:
-            key = b"" if options.key is not None else function_key(fn)
-            known = key, FunctionInfo(function.name, version_of(fn))
-            if key:
-                self._functions[function.number] = known
-        return known
-
-    def key_of(self, fn: Callable[..., Any], key: bytes, options: Options, args: Any, kwargs: Any) -> bytes:
+        known = self._known.get(function.number) or self._learn(fn, function)
         given = options.key
         if given is None:
-            return call_key(key, args, kwargs, fn)
-        return explicit_key(given(*args, **kwargs) if callable(given) else given)
+            key = call_key(known.key or self._learn_key(fn, known), args, kwargs, fn)
+        else:
+            key = explicit_key(given(*args, **kwargs) if callable(given) else given)
+        return Entry(key, known.info, options.label or function.name)
+
+    def _learn(self, fn: Callable[..., Any], function: Function) -> Known:
+        inner = getattr(fn, "func", fn)  # of a partial
+        version = version_of(inner) or installed.version(str(getattr(inner, "__module__", "")))
+        known = self._known[function.number] = Known(FunctionInfo(function.name, version))
+        return known
+
+    def _learn_key(self, fn: Callable[..., Any], known: Known) -> bytes:
+        known.key = function_key(fn)
+        return known.key
 
     def find(self, entry: Entry, options: Options, again: Callable[[], Future[Any]]) -> Future[Any] | None:
         """Return a future for a call that finished before, or is under way; None: it must run.
@@ -117,18 +126,31 @@ class Keeper:
 
         It does so in place of a copy, where there are large arrays: their owner might change them before.
         """
-        self.forget(task)
+        entry: Entry | None = task.entry
+        if entry is None:
+            return False
+        self._under_way.pop(entry.key, None)
         payload = payload_of(outcome)
         if payload is None:
             return False
         failed, body, buffers = payload
         waits = self.journal.each or not is_small(buffers)
-        entry, host, started = task.entry, outcome.host, time.time() - seconds
-        record = Record(
-            entry.key, failed, entry.function, entry.label, host, outcome.worker, started, seconds, task.attempt + 1,
-            bytes(body), buffers if waits else copied(buffers),
-        )  # fmt: skip
-        self.journal.append(record, partial(deliver, [outcome]) if waits else None)
+        self.journal.append(
+            Record(
+                entry.key,
+                failed,
+                entry.function,
+                entry.label,
+                outcome.host,
+                outcome.worker,
+                time.time() - seconds,
+                seconds,
+                task.attempt + 1,
+                bytes(body),
+                buffers if waits else copied(buffers),
+            ),
+            partial(deliver, [outcome]) if waits else None,
+        )
         return waits
 
     def keep_item(
@@ -144,7 +166,12 @@ class Keeper:
 
     def forget(self, task: Task) -> None:
         """A call is no longer under way."""
-        self._under_way.pop(task.entry.key, None)
+        if task.entry is not None:
+            self._under_way.pop(task.entry.key, None)
+
+    def close(self) -> None:
+        """Write what waits."""
+        self.journal.close()
 
 
 def payload_of(outcome: Outcome) -> tuple[bool, Any, Any] | None:
@@ -157,11 +184,11 @@ def payload_of(outcome: Outcome) -> tuple[bool, Any, Any] | None:
 
 
 def is_small(buffers: Any) -> bool:
-    return sum(map(len, buffers)) <= COPIED
+    return not buffers or sum(map(len, buffers)) <= COPIED
 
 
-def copied(buffers: Any) -> list[bytes]:
-    return [bytes(buffer) for buffer in buffers]
+def copied(buffers: Any) -> Any:
+    return [bytes(buffer) for buffer in buffers] if buffers else ()
 
 
 class Damaged(Exception):

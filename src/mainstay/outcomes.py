@@ -48,6 +48,20 @@ class Outcome(NamedTuple):
     worker: int = 0
 
 
+class KeepsNothing:
+    """What the broker tells of ended tasks, in a pool without a journal. `keep` and `forget` want the lock held."""
+
+    def keep(self, task: Task, outcome: Outcome, seconds: float) -> bool:
+        """A task has ended after as many seconds; say whether its future will be set by somebody else, later."""
+        return False
+
+    def forget(self, task: Task) -> None:
+        """A task was cancelled before it was sent."""
+
+    def close(self) -> None:
+        """No task will end any more."""
+
+
 def deliver(outcomes: list[Outcome]) -> None:
     """Set the futures. Unpickling runs the user's code, so no lock is held here."""
     outcomes.reverse()

@@ -1,6 +1,6 @@
 """What the pool tells of finished calls, and asks whether a call has finished before.
 
-    append ──▶ waiting ──(1,000 of them, or 100 ms after the first)──▶ store.write, in the journal's thread
+    append ──▶ waiting ──(1,000 of them, or 50 ms after the first)──▶ store.write, in the journal's thread
                   └──── find ────┴──── index: key → id, in memory
 
 While the store cannot be written (a full disk, a reader that does not let go), what is waiting stays, up to
@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import TypeVar
 
 from mainstay.errors import JournalError
 from mainstay.journal import Store
-from mainstay.journal.record import Kept, Record
+from mainstay.journal.record import Kept, Record, UnfitRecord
 
-INTERVAL = 0.1  # seconds from the first call that waits to the beginning of its commit
+INTERVAL = 0.05  # seconds from the first call that waits to the beginning of its commit, which is to end within 0.1
 GROUP = 1000  # calls that are written without waiting further
 RETRY = 1.0  # seconds after a write that failed
 MOST_WAITING = 256 << 20  # bytes of results that wait while the store cannot be written
@@ -46,10 +47,9 @@ class Journal:
                 self._failed[key] = call, attempts
             else:
                 self._done[key] = call
-        self._lock = threading.Lock()
-        self._fresh: list[Record] = []  # the next group
+        self._fresh: deque[Record] = deque()  # the next group
         self._waiting: dict[bytes, Record] = {}  # all that is not on disk yet
-        self._thens: list[Then] = []
+        self._thens: deque[Then] = deque()
         self._unwritten = 0  # bytes, while the store cannot be written
         self._lost = 0
         self._some, self._enough = threading.Event(), threading.Event()
@@ -76,31 +76,25 @@ class Journal:
 
     def load(self, key: bytes) -> Kept:
         """Return what a call has left. Raises `KeyError` where there is nothing, `JournalError` for damage."""
-        with self._lock:
-            record = self._waiting.get(key)
-            call = self._done.get(key) or self._failed.get(key, (0,))[0]
+        record = self._waiting.get(key)  # first: what is written leaves it after it has come into the index
         if record is not None:
             buffers = [bytearray(buffer) for buffer in record.buffers]  # the first owner may change its own
             return Kept(record.failed, record.body, buffers, record.host, record.worker)
-        return self.store.load(call)
+        return self.store.load(self._done.get(key) or self._failed.get(key, (0,))[0])
 
     def append(self, record: Record, then: Then | None = None) -> None:
         """Keep a call soon; run `then`, in the journal's thread, when it is on disk."""
-        with self._lock:
-            if record.key not in self._done and self._has_room(record):
-                self._fresh.append(record)
-                self._waiting[record.key] = record
-            if then is not None:
-                self._thens.append(then)
-            count = len(self._fresh)
-        if count == 1 or then is not None:
-            self._some.set()
-        if count >= GROUP or then is not None:
+        if record.key not in self._done and (self.error is None or self._has_room(record)):
+            self._waiting[record.key] = record
+            self._fresh.append(record)
+        if then is not None:
+            self._thens.append(then)
+        if (then is not None or len(self._fresh) >= GROUP) and not self._enough.is_set():
             self._enough.set()
+        if not self._some.is_set():
+            self._some.set()
 
     def _has_room(self, record: Record) -> bool:
-        if self.error is None:
-            return True
         self._unwritten += record.size
         self._lost += self._unwritten > MOST_WAITING
         return self._unwritten <= MOST_WAITING
@@ -133,16 +127,14 @@ class Journal:
 
     def _commit(self) -> bool:
         """Write what waits; say whether that worked. What is to follow follows in any case."""
-        with self._lock:
-            group, self._fresh = self._fresh, []
-            thens, self._thens = self._thens, []
+        thens = take(self._thens)  # before the group: each call came before what is to follow it
+        group = take(self._fresh)
         try:
             if group:
                 self._write(group)
         except JournalError as error:
             self._told(error)
-            with self._lock:
-                self._fresh = group + self._fresh
+            self._fresh.extendleft(reversed(group))
             return False
         finally:
             for then in thens:
@@ -150,26 +142,42 @@ class Journal:
         return True
 
     def _write(self, group: list[Record]) -> None:
-        newest = {record.key: record for record in group if record.key not in self._done}
-        old = {key: self._failed[key] for key in newest if key in self._failed}
-        records = [with_attempts(record, old) for record in newest.values()]
-        ids = self.store.write(records, [call for call, _ in old.values()])
-        with self._lock:
-            for (key, original), record, call in zip(newest.items(), records, ids, strict=True):
-                self._failed.pop(key, None)
-                if record.failed:
-                    self._failed[key] = call, record.attempt
-                else:
-                    self._done[key] = call
-                if self._waiting[key] is original:
-                    del self._waiting[key]
-            self.error, self._unwritten = None, 0
+        newest = [*{record.key: record for record in group if record.key not in self._done}.values()]
+        try:
+            self._write_together(newest)
+        except UnfitRecord as error:
+            if len(newest) == 1:
+                self._drop(newest[0], error)
+                return
+            for record in newest:  # one of them cannot be kept, and must not keep the others out
+                self._write([record])
+        self.error, self._unwritten = None, 0
+
+    def _write_together(self, records: list[Record]) -> None:
+        old = {record.key: self._failed[record.key] for record in records if record.key in self._failed}
+        written = [with_attempts(record, old) for record in records]
+        ids = self.store.write(written, [call for call, _ in old.values()])
+        for record, call in zip(written, ids, strict=True):
+            self._failed.pop(record.key, None)
+            if record.failed:
+                self._failed[record.key] = call, record.attempt
+            else:
+                self._done[record.key] = call
+        self._let_go(records)
+
+    def _let_go(self, records: list[Record]) -> None:
+        for record in records:
+            if self._waiting.get(record.key) is record:  # else the same call has ended once more
+                del self._waiting[record.key]
+
+    def _drop(self, record: Record, error: JournalError) -> None:
+        self._let_go([record])
+        self._lost += 1
+        self._log(logging.ERROR, f"the result of {record.label!r} cannot be kept: {error}")
 
     def _told(self, error: JournalError) -> None:
         if self.error is None:
-            self._log(
-                logging.ERROR, f"{error}. The work goes on; results are delivered, and kept when it can be written"
-            )
+            self._log(logging.ERROR, f"{error}. The work goes on, and its results are kept when they can be written")
         self.error = error
 
     def _end(self) -> None:
@@ -182,6 +190,11 @@ class Journal:
             )
             error.__cause__ = self.error
             self.error = error
+
+
+def take(queue: deque[T]) -> list[T]:
+    """Return what is in a queue, and leave it empty but for what comes meanwhile."""
+    return [queue.popleft() for _ in range(len(queue))]
 
 
 def with_attempts(record: Record, old: dict[bytes, tuple[int, int]]) -> Record:

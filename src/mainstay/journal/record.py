@@ -6,9 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from mainstay.errors import JournalError
 from mainstay.wire.frames import Bytes
 
 STATES = ("done", "failed")
+
+
+class UnfitRecord(JournalError):
+    """A record that a store cannot take, whatever else is written."""
 
 
 class FunctionInfo(NamedTuple):

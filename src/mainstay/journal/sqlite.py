@@ -28,9 +28,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import mainstay
 from mainstay.errors import JournalError
 from mainstay.journal.lock import Lock, look
-from mainstay.journal.record import Call, Choice, Kept, Record, Run
+from mainstay.journal.record import Call, Choice, Kept, Record, Run, UnfitRecord
 from mainstay.journal.rows import CONDITIONS, LISTING, clean, explained, insert
 from mainstay.wire.frames import Bytes
 
@@ -40,6 +41,7 @@ INLINE = 1 << 20  # bytes of a pickle without buffers that stands in `results`
 PART = 16 << 20  # bytes of a row in `parts`; SQLite takes no blob of 1 GB
 SHORTEST_WAIT = 0.2  # seconds for a reader to let go, after which a write is given up, to be tried again
 LONGEST_WAIT = 30.0  # seconds that a reader waits for a writer to finish its commit
+UNFIT = (sqlite3.DataError, sqlite3.InterfaceError, OverflowError, UnicodeError)  # what a value may meet with
 PAGE = 5000  # calls that a listing looks at in one go: a reader holds writers up while it reads
 
 _open: weakref.WeakSet[Store] = weakref.WeakSet()
@@ -149,11 +151,9 @@ class Store:
             )
 
     def _note_run(self, db: sqlite3.Connection) -> int:
-        from mainstay import __version__
-
-        values = (socket.gethostname(), os.getpid(), time.time(), platform.python_version(), __version__)
+        who = (socket.gethostname(), os.getpid(), time.time(), platform.python_version(), mainstay.__version__)
         into = "INSERT INTO runs (host, pid, started, python, mainstay, argv) VALUES (?, ?, ?, ?, ?, ?)"
-        return int(db.execute(into, (*values, json.dumps(sys.argv))).lastrowid or 0)
+        return int(db.execute(into, (*who, json.dumps(sys.argv))).lastrowid or 0)
 
     def _explained(self, error: sqlite3.Error) -> JournalError:
         return explained(self.path, error, writing=self._held is not None)
@@ -326,6 +326,8 @@ class Store:
                 self._ids.clear()  # some may have been rolled back
                 if db.in_transaction:
                     db.execute("ROLLBACK")
+                if isinstance(error, UNFIT):
+                    raise UnfitRecord(f"{type(error).__name__}: {error}") from error
                 if isinstance(error, sqlite3.Error):
                     self._anchor_anew()
                     raise self._explained(error) from error
