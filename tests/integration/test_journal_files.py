@@ -420,7 +420,8 @@ def test_readers_do_not_disturb_a_writer_nor_it_them(tmp_path):
 
 def locks(path):
     """How many locks processes have on a file."""
-    inode = f":{os.stat(path).st_ino} "
+    file = os.stat(path)
+    inode = f" {os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x}:{file.st_ino} "
     return sum(inode in line for line in Path("/proc/locks").read_text().splitlines())
 
 
