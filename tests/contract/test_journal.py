@@ -12,12 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mainstay.errors import JournalError, JournalInUse
-from mainstay.journal import names, open_store, sqlite
+from mainstay.journal import sqlite
 from mainstay.journal.record import Choice, FunctionInfo, Record
+from mainstay.journal.store import STORES, open_store
 from mainstay.wire.payload import dump, load
 
 
-@pytest.fixture(params=names())
+@pytest.fixture(params=STORES)
 def place(request, tmp_path):
     return "memory:" if request.param == "memory" else str(tmp_path / "calls.db")
 
