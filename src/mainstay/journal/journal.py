@@ -183,8 +183,8 @@ class Journal:
     def _end(self) -> None:
         try:
             self.store.close()
-        except Exception as error:
-            self._log(logging.ERROR, f"the journal {self.store.path!r} could not be closed: {error!r}")
+        except Exception as raised:
+            self._log(logging.ERROR, f"the journal {self.store.path!r} could not be closed: {raised!r}")
         missing = len(self._waiting) + self._lost
         if missing:
             error = JournalError(
