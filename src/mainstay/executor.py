@@ -26,7 +26,7 @@ from mainstay.wire.functions import FunctionTable
 from mainstay.wire.payload import dump
 
 if TYPE_CHECKING:
-    from mainstay.journal import Store
+    from mainstay.journal.store import Store
     from mainstay.keeping import Keeper
 
 T = TypeVar("T")
@@ -332,8 +332,8 @@ def _serve_in_world(limit: float) -> None:
 
 
 def _open_journal(place: str | os.PathLike[str] | Store, sync: str, log: Log) -> Keeper:
-    from mainstay.journal import open_store
     from mainstay.journal.journal import Journal
+    from mainstay.journal.store import open_store
     from mainstay.keeping import Keeper
 
     return Keeper(Journal(open_store(place), each=sync == "each", log=log))
