@@ -177,8 +177,14 @@ class Broker:
         """Begin no task that would run at that time."""
         self._act(self.scheduler.closes(at, now()))
 
+    def give_up(self, tasks: list[Task], error: AllocationEnding) -> None:
+        """These calls would not end before the allocation does."""
+        told = error.counted(self.done, len(self._tasks))
+        for task in tasks:
+            self._resolve(task, told)
+
     def ends(self, error: AllocationEnding) -> None:
-        """The allocation ends: what is left gets `error`."""
+        """The allocation ends: whatever is left gets `error`."""
         self.break_down(error.counted(self.done, len(self._tasks)))
 
     # -- the thread

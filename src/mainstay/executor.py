@@ -130,7 +130,7 @@ class Executor(concurrent.futures.Executor):
         end = ending.Ending(broker, job, drain, ending.how_to_resume(journal, requeue), broker.post, log)
         broker.timed.append(end)
         if requeue:
-            broker.on_shut = lambda: ending.requeue(job, log) if end.over else None
+            broker.on_shut = lambda: ending.requeue(job, log) if end.is_short else None
         ending.listen()
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[T]:
