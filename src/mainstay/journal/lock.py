@@ -1,8 +1,9 @@
 """One writer for a journal: who holds it now, and what a dead holder left.
 
 `calib.db.lock`, beside the journal, is locked by the kernel (fcntl, which network file systems pass on to their
-server), so the end of the holder, or of its host, frees it. Its text tells others who the holder is. The file stays
-when the run has ended: removing a lock file while another opens it would let two in.
+server), so the end of the holder, or of its host, frees it. Its text tells others who the holder is; it is of one
+length, so that nothing but its bytes need be written. The file stays when the run has ended: removing a lock file while
+another opens it would let two in.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from typing import Any, NamedTuple
 from mainstay.errors import JournalError, JournalInUse
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-MOST = 4096  # bytes of a holder's text
+LENGTH = 512  # bytes of a holder's text, filled up with blanks
 
-_held: set[str] = set()  # by this process, whose own locks never refuse it
+_held: set[int] = set()  # descriptors of the locks of this process, whom the kernel would never refuse one
 
 
 class Holder(NamedTuple):
@@ -36,7 +37,9 @@ class Holder(NamedTuple):
 
 
 class Lock:
-    """The right to write a journal, until `release`. Raises `JournalInUse` at once if another has it.
+    """The right to write the journal at this path, which has no link at its end, until `release`.
+
+    Raises `JournalInUse` at once if another has it.
 
     Attributes: `left_by` (the holder that ended without letting go, or None), `by_kernel` (False where the file
     system has no locks: then the holder's text is all that keeps others out, and only on its own host can it be told
@@ -44,8 +47,8 @@ class Lock:
     """
 
     def __init__(self, journal: str) -> None:
-        self._journal, self._path = journal, f"{os.path.realpath(journal)}.lock"
-        if self._path in _held:
+        self._journal, self._path = journal, f"{journal}.lock"
+        if is_held(self._path):
             raise self._in_use(Holder(socket.gethostname(), os.getpid(), time.time()), "this very ")
         try:
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -62,7 +65,7 @@ class Lock:
             os.close(self._fd)
             raise
         self._write(json.dumps(Holder(socket.gethostname(), os.getpid(), time.time())._asdict()))
-        _held.add(self._path)
+        _held.add(self._fd)
 
     def _lock(self) -> bool:
         try:
@@ -82,19 +85,27 @@ class Lock:
         )
 
     def _write(self, text: str) -> None:
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, text.encode(), 0)
+        os.pwrite(self._fd, text.encode().ljust(LENGTH), 0)
 
     def release(self) -> None:
         self._write("")
+        _held.discard(self._fd)
         os.close(self._fd)
-        _held.discard(self._path)
+
+
+def is_held(path: str) -> bool:
+    """Whether this very process has the lock. It must be known before the file is opened: to close it lets go."""
+    try:
+        found = os.stat(path) if _held else None
+    except OSError:
+        return False
+    return found is not None and any(os.path.samestat(found, os.fstat(fd)) for fd in _held)
 
 
 def holder_in(fd: int) -> Holder | None:
     """Return whom the text of a lock file names."""
     try:
-        fields: dict[str, Any] = json.loads(os.pread(fd, MOST, 0))
+        fields: dict[str, Any] = json.loads(os.pread(fd, LENGTH, 0))
         return Holder(str(fields["host"]), int(fields["pid"]), float(fields["since"]))
     except (ValueError, KeyError, TypeError):
         return None

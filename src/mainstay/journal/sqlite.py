@@ -4,7 +4,9 @@
 
 No WAL and no shared memory, which network file systems do not have. A cursor that is never read to its end, the
 anchor, keeps the shared lock for as long as the file is open: without a lock, SQLite would look for what a dead writer
-left before each transaction, at several metadata operations a time. Others can read meanwhile, but not write.
+left before each transaction, at several metadata operations a time. Others can read meanwhile, but not write. For the
+same reason the anchor comes first, nothing is looked at that SQLite looks at anyway, and what went wrong is found out
+when it has.
 
 Rows go in by statements of many rows: each step of a statement gives up the interpreter's lock and has to get it
 back, which beside a busy main thread takes longer than the row itself.
@@ -71,25 +73,25 @@ class Store:
 
     def __init__(self, path: str | os.PathLike[str], *, write: bool = True, create: bool = True) -> None:
         self.path = os.fspath(path)
-        self._check(create and write)
         self._lock = threading.Lock()
-        self._held = Lock(self.path) if write else None
-        self.left_by = self._held and self._held.left_by
+        self._held: Lock | None = None
         self._db: sqlite3.Connection | None = None
         self._anchor: sqlite3.Cursor | None = None
         try:
-            self._open(write)
+            self._open(("rwc" if create else "rw") if write else "ro")
         except BaseException as error:
             self.close()
             if isinstance(error, sqlite3.Error):
+                self._check(create and write)
                 raise self._explained(error) from error
             raise
+        self.left_by = self._held and self._held.left_by
         _open.add(self)
 
     # -- opening
 
     def _check(self, create: bool) -> None:
-        """Raise for what can be told without SQLite, whose own words would tell less."""
+        """Raise for what can be told better than by SQLite, which could not open the file."""
         folder = os.path.dirname(self.path) or "."
         if not os.path.isdir(folder):
             raise JournalError(f"the journal {self.path!r} cannot be: there is no directory {folder!r}; make it first")
@@ -107,22 +109,33 @@ class Store:
         if head and not head.startswith(b"SQLite format 3\0"):
             raise JournalError(f"{self.path!r} is not a journal, and was left as it is; give another path")
 
-    def _open(self, write: bool) -> None:
-        locks = "" if self._held is None or self._held.by_kernel else "&nolock=1"
-        self._db = self._connect(f"mode={'rwc' if write else 'ro'}{locks}")
-        if not write:
+    def _open(self, mode: str) -> None:
+        self._db = self._connect(f"mode={mode}")
+        if mode == "ro":
             self._check_version()
             return
+        self._held = Lock(self._one("PRAGMA database_list")[2])  # beside the file itself, where the path is a link
+        if not self._held.by_kernel:
+            self._db.close()
+            self._db = self._connect(f"mode={mode}&nolock=1")
+        self._anchor = self._anchored(self._db)
         self._db.execute("PRAGMA journal_mode=PERSIST")  # not deleted and made anew for each transaction
         self._db.execute("PRAGMA synchronous=FULL")
         self._ids: dict[tuple[str, ...], int] = {}  # of functions and hosts
+        self._run = 0  # not noted yet: a run that finds all writes nothing
         with self._transaction() as db:
             if not self._one("SELECT count(*) FROM sqlite_master")[0] and not self._one("PRAGMA application_id")[0]:
                 self._create(db)  # or it was left empty by a start that was killed
             self._check_version()
-            self._anchor = db.execute("SELECT name FROM sqlite_master")
             self._last = self._one("SELECT coalesce(max(id), 0) FROM calls")[0]
-            self._run = self._note_run(db)
+
+    def _anchored(self, db: sqlite3.Connection) -> sqlite3.Cursor:
+        """Take the shared lock once and for all."""
+        db.execute("BEGIN")
+        db.execute("PRAGMA user_version").fetchone()  # takes it; SQLite reads the schema under a lock of its own else
+        anchor = db.execute("SELECT count(*) FROM sqlite_master UNION ALL VALUES (1), (2)")
+        db.execute("COMMIT")
+        return anchor
 
     def _create(self, db: sqlite3.Connection) -> None:
         schema = Path(__file__).with_name("schema.sql").read_text()
@@ -244,16 +257,18 @@ class Store:
         Returns the new calls' ids. All is on disk when this returns.
         """
         with self._transaction() as db:
+            run = self._run or self._note_run(db)
             self._delete(db, replaced)
             ids = list(range(self._last + 1, self._last + 1 + len(records)))
             large = {id(record) for record in records if record.buffers or len(record.body) > INLINE}
-            insert(db, "calls", 12, [self._row(call, record) for call, record in zip(ids, records, strict=True)])
+            insert(db, "calls", 12, [self._row(call, record, run) for call, record in zip(ids, records, strict=True)])
             bodies = [None if id(record) in large else record.body for record in records]
             insert(db, "results", 2, list(zip(ids, bodies, strict=True)))
             for call, record in zip(ids, records, strict=True):
                 if id(record) in large:
                     insert_parts(db, call, [record.body, *record.buffers])
         self._last += len(records)
+        self._run = run
         return ids
 
     def remove(self, calls: Sequence[int]) -> None:
@@ -261,10 +276,10 @@ class Store:
         with self._transaction() as db:
             self._delete(db, calls)
 
-    def _row(self, call: int, record: Record) -> tuple[Any, ...]:
+    def _row(self, call: int, record: Record, run: int) -> tuple[Any, ...]:
         key, failed, function, label, host, worker, started, seconds, attempt, _, _ = record
         of, on = self._id_of("functions", function), self._id_of("hosts", (host,))
-        return (call, key, failed, of, label, on, worker, started, seconds, attempt, record.size, self._run)
+        return (call, key, failed, of, label, on, worker, started, seconds, attempt, record.size, run)
 
     def _id_of(self, table: str, values: tuple[str, ...]) -> int:
         """Return the id of a function or a host, which gets one when it is first seen."""
