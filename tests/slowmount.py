@@ -10,8 +10,8 @@ delayed, is what a network file system would ask its server for metadata:
 - whatever goes by a name, and what asks for attributes or changes them: see `METADATA`. `getattr` stands for looking a
   name up as well as for asking for attributes. The kernel keeps no attributes, and not that a name is missing;
 - not: reading, writing, syncing and closing an open file, and its locks, which are the kernel's own;
-- not: attributes that FUSE itself asks for, to answer an operation that was counted or to tell where a file that is
-  read ends: they come with the answer elsewhere.
+- not: attributes that FUSE itself asks for: to answer an operation that was counted, to tell where a file that is read
+  ends, and before it changes an owner.
 
 The kernel keeps the names of what is there, unless `names` is False: then it asks twice for what others ask once, first
 for the name and then for its attributes.
@@ -47,7 +47,7 @@ METADATA = (
 ANSWERED = ("chmod", "chown", "create", "link", "mkdir", "mknod", "symlink", "truncate", "utimens")  # with attributes
 ATTRIBUTES = ("st_mode", "st_ino", "st_nlink", "st_uid", "st_gid", "st_size", "st_blocks")
 SPACE = ("f_bavail", "f_bfree", "f_blocks", "f_bsize", "f_favail", "f_ffree", "f_files", "f_frsize", "f_namemax")
-AUTO_INVAL_DATA, HANDLE_KILLPRIV = 1 << 12, 1 << 20  # without, with: less that FUSE itself asks for
+AUTO_INVAL_DATA = 1 << 12  # FUSE asks for attributes before each reading
 FOREVER = 1_000_000  # seconds
 MNT_DETACH = 2
 CAP_SYS_ADMIN = 1 << 21
@@ -172,6 +172,7 @@ class Passthrough:
             if name != "getattr" or not self._is_by_the_way(path, *given):
                 with self._lock:
                     self._counts[name] += 1
+                    self._counts["getattr"] -= name == "chown"  # FUSE itself has just asked
                 time.sleep(self._delay)
             result = operation(path, *given)
             if name in ANSWERED:
@@ -191,7 +192,7 @@ class Passthrough:
         return self._behind + path
 
     def init_with_config(self, connection: Any, config: Any) -> None:
-        connection.want = connection.want & ~AUTO_INVAL_DATA | connection.capable & HANDLE_KILLPRIV
+        connection.want &= ~AUTO_INVAL_DATA
         print("ready", flush=True)
 
     def _getattr(self, path: str, fh: int | None = None) -> dict[str, Any]:

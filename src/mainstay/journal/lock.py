@@ -37,17 +37,17 @@ class Holder(NamedTuple):
 
 
 class Lock:
-    """The right to write the journal at this path, which has no link at its end, until `release`.
+    """The right to write a journal, until `release`. Raises `JournalInUse` at once if another has it.
 
-    Raises `JournalInUse` at once if another has it.
+    Args: `journal` (what the user calls it), `file` (where it really is, no link).
 
     Attributes: `left_by` (the holder that ended without letting go, or None), `by_kernel` (False where the file
     system has no locks: then the holder's text is all that keeps others out, and only on its own host can it be told
     whether it lives).
     """
 
-    def __init__(self, journal: str) -> None:
-        self._journal, self._path = journal, f"{journal}.lock"
+    def __init__(self, journal: str, file: str) -> None:
+        self._journal, self._path = journal, f"{file}.lock"
         if is_held(self._path):
             raise self._in_use(Holder(socket.gethostname(), os.getpid(), time.time()), "this very ")
         try:

@@ -107,14 +107,17 @@ class Store:
         except OSError as error:
             raise JournalError(f"the journal {self.path!r} cannot be read: {error.strerror}") from error
         if head and not head.startswith(b"SQLite format 3\0"):
-            raise JournalError(f"{self.path!r} is not a journal, and was left as it is; give another path")
+            raise self._not_a_journal()
+
+    def _not_a_journal(self) -> JournalError:
+        return JournalError(f"{self.path!r} is not a journal, and was left as it is; give another path")
 
     def _open(self, mode: str) -> None:
         self._db = self._connect(f"mode={mode}")
         if mode == "ro":
             self._check_version()
             return
-        self._held = Lock(self._one("PRAGMA database_list")[2])  # beside the file itself, where the path is a link
+        self._held = Lock(self.path, self._one("PRAGMA database_list")[2])  # which is the file itself, not a link to it
         if not self._held.by_kernel:
             self._db.close()
             self._db = self._connect(f"mode={mode}&nolock=1")
@@ -138,6 +141,8 @@ class Store:
         return anchor
 
     def _create(self, db: sqlite3.Connection) -> None:
+        if os.path.getsize(self.path) == 1:
+            raise self._not_a_journal()  # to SQLite, a file of one byte is empty
         schema = Path(__file__).with_name("schema.sql").read_text()
         for statement in schema.split(";\n"):
             db.execute(statement)
@@ -150,6 +155,8 @@ class Store:
             uri, uri=True, timeout=SHORTEST_WAIT, isolation_level=None, check_same_thread=False, cached_statements=64
         )
         db.execute("PRAGMA temp_store=MEMORY")
+        if sys.version_info >= (3, 12):
+            db.setconfig(sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE)  # a look at the file less; there is no WAL anyway
         return db
 
     def _check_version(self) -> None:
