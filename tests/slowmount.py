@@ -81,8 +81,8 @@ def may_mount() -> bool:
 class SlowMount:
     """A mount below `folder`, whose metadata operations take `delay` seconds more than they would.
 
-    Attributes: `path` (where it is), `behind` (what it shows; looking there is not counted). Raises `MountError` where
-    there can be none.
+    Attributes: `path` (where it is), `behind` (what it shows; looking there is not counted), `pid` (of its process).
+    Raises `MountError` where there can be none.
     """
 
     def __init__(self, folder: str | os.PathLike[str], delay: float = 0.0, *, names: bool = True) -> None:
@@ -105,6 +105,7 @@ class SlowMount:
             cwd="/",
             start_new_session=True,
         )
+        self.pid = self._process.pid
         try:
             if self._line() != "ready\n":
                 self._said.seek(0)
