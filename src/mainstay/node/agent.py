@@ -29,7 +29,8 @@ from mainstay.wire.poller import READ, WRITE, Poller
 if TYPE_CHECKING:
     from resource import struct_rusage
 
-HEARTBEAT = 5.0  # seconds
+HEARTBEATS = 6  # in the time after which a node that says nothing is taken for lost
+HELLO = 5.0  # seconds in which the client says how long that is
 LINE = 1 << 16  # bytes; a longer line is passed on in pieces
 TAIL = 20  # lines of stderr that are kept for the error message
 LAST_WORDS = 1.0  # seconds for what was printed last to be taken
@@ -89,7 +90,7 @@ class Agent:
         self._children: dict[int, Child] = {}
         self._setup: dict[str, Any] = {}
         self._paused = False
-        self._beat = monotonic() + HEARTBEAT
+        self._beat = monotonic() + HELLO
         self._end_at: float | None = None  # set when the client said stop
         cores = len(os.sched_getaffinity(0))
         hello = {"host": self._host, "pid": os.getpid(), "cores": cores, "slots": slots, "launch": launch}
@@ -113,7 +114,7 @@ class Agent:
         soonest = self._beat if self._end_at is None else self._end_at
         self._poller.handle(self._poller.wait(max(0.0, soonest - monotonic())))
         if monotonic() >= self._beat:
-            self._beat = monotonic() + HEARTBEAT
+            self._beat = monotonic() + self._setup.get("node_timeout", HELLO * HEARTBEATS) / HEARTBEATS
             self._send(encode(Kind.HEARTBEAT))
 
     def _is_over(self) -> bool:
@@ -148,6 +149,7 @@ class Agent:
     def _on_frame(self, frame: Frame) -> None:
         if frame.kind == Kind.SETUP:
             self._setup = load(frame.body)
+            self._beat = monotonic()
             _prepare(self._setup)
         elif frame.kind == Kind.FORK:
             self._fork(frame.number)
