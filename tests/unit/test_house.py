@@ -15,7 +15,7 @@ LAYERS = [
     ["errors"],
     ["wire"],
     ["journal"],
-    ["scheduler", "options", "report", "interrupts", "slurm"],
+    ["scheduler", "options", "report", "interrupts", "slurm", "slurm_script"],
     ["world"],
     ["node"],
     ["launch"],

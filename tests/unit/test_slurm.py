@@ -42,7 +42,7 @@ def test_counts_that_slurm_does_not_write(text):
 
 @pytest.mark.parametrize("text", ["n[1-3", "n[a-b]", "n[1-]"])
 def test_hosts_that_slurm_does_not_write(text):
-    with pytest.raises(ValueError, match="bracket|range"):
+    with pytest.raises(ValueError, match=r"bracket|range"):
         hosts(text)
 
 

@@ -7,7 +7,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-COMMANDS = ("run", "demo")
+COMMANDS = ("run", "sbatch", "demo")
 
 
 def parser() -> argparse.ArgumentParser:
