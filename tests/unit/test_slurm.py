@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mainstay.launch.srun import srun_argv
+from mainstay.node.__main__ import slots_of
 from mainstay.slurm import Allocation, allocation, counts, hosts
 from mainstay.world import place
 
@@ -95,3 +96,12 @@ def test_srun_is_told_all_that_it_would_inherit():
     argv = srun_argv("srun", here, (22, 5))
     assert {"--overlap", "--jobid=7", "--nodes=3", "--ntasks=3", "--ntasks-per-node=1"} <= set(argv)
     assert "--overlap" not in srun_argv("srun", here, (20, 2))
+
+
+def test_an_agent_finds_the_slots_of_its_host():
+    assert slots_of("n1=4,n2=1", "n2") == 1
+    assert slots_of("n1=4,n2=1", "n1.site.org") == 4
+    assert slots_of("n1.site.org=4,n2.site.org=1", "n2") == 1
+    assert slots_of("n1=4", "n7") is None
+    assert slots_of("n1=4", "cloud-17", "n1") == 4  # Slurm may know a host by a name that is not the host's own
+    assert (slots_of("3", "n1"), slots_of("", "n1")) == (3, None)
