@@ -293,11 +293,15 @@ class Broker:
 
     def worker_joined(self, worker: WorkerState) -> None:
         self._act(self.scheduler.joined(worker.number, now()))
-        self.changed.notify_all()
         if self.started_after is None:
             self._announce_at = self._announce_at or now() + self._start_timeout
-            if self.roster.is_complete():
-                self._announce(logging.INFO)
+        self.someone_came()
+
+    def someone_came(self) -> None:
+        """Tell those who wait for all; the last to come may be an agent that has no worker to fork."""
+        self.changed.notify_all()
+        if self.started_after is None and self.roster.is_complete():
+            self._announce(logging.INFO)
 
     def _announce(self, level: int) -> None:
         """Say who stands: once, when all do or when those that are missing have had their time."""

@@ -77,7 +77,13 @@ def test_a_shell_in_a_step_of_one_task_has_the_whole_job():
 def test_the_step_of_an_mpiexec_says_nothing():
     environ = job(JOB_CPUS_PER_NODE="4,1(x2)", STEP_ID="0", STEP_NUM_TASKS="3", NTASKS="3", TASKS_PER_NODE="1(x3)")
     assert workers(environ) == [1, 1, 1]
-    assert workers(environ | {"SLURM_EXTERNAL_LAUNCHER": "1"}) == [4, 1, 1]
+    for name in ("SLURM_EXTERNAL_LAUNCHER", "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_SIZE"):  # old and new Slurm, Open MPI
+        assert workers(environ | {name: "1"}) == [4, 1, 1]
+
+
+def test_ranks_that_the_batch_script_has_by_itself_know_the_numbers_of_the_job():
+    environ = job(JOB_CPUS_PER_NODE="4(x3)", NTASKS="6", TASKS_PER_NODE="2(x3)") | {"OMPI_COMM_WORLD_SIZE": "6"}
+    assert workers(environ) == [2, 2, 2]
 
 
 def test_a_step_is_a_world():

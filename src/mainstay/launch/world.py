@@ -33,6 +33,8 @@ class World:
             if world.job_of():
                 return f"{several}; the batch system's launcher reaches them all"
             return f"{several}; start the program once, without mpiexec, and give them to launcher=MpiExec(hosts=…)"
+        if "SLURM_PTY_PORT" in os.environ and _has_terminal():
+            return "in the terminal of `srun --pty`: the other tasks of this step have ended; srun starts anew"
         return None
 
     def start(self, invitation: Invitation) -> Process:
@@ -63,6 +65,15 @@ def open_gates() -> dict[str, str]:
         return {}
     world.open_gate(here)
     return {"MAINSTAY_GATE": world.job_of()}
+
+
+def _has_terminal() -> bool:
+    """Whether a terminal controls this process; steps that are started from it have none."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def _cores_of(pid: int) -> set[int]:
