@@ -158,7 +158,7 @@ def test_in_a_shell_on_a_node(idle, flags):
 def test_a_step_that_is_started_in_a_shell_on_a_node(idle):
     line = f"srun --overlap -n 6 {RUN}"
     shell = f"salloc {shlex.join(SIX)} srun --overlap -N1 -n1 --pty bash --norc --noediting"
-    check(idle.run(["script", "-qec", shell, "/dev/null"], input=f"{line}\nexit\n", timeout=30).stdout, UNLIKE)
+    check(idle.run(["script", "-qec", shell, "/dev/null"], input=f"{line}; exit\n", timeout=30).stdout, UNLIKE)
 
 
 def test_pools_one_after_another_and_at_once(idle):
