@@ -219,3 +219,21 @@ def test_mainstay_sbatch_passes_a_refusal_on(idle):
     done = idle.run([f"{BIN}/mainstay", "sbatch", "job.py", "-n1", "--partition=none"], check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert "invalid partition" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("launcher", "shell", "told"),
+    [
+        ("pbs", "pbs_tmrsh", "PBS_JOBID=7 PBS_NODEFILE=$PWD/hosts"),
+        ("lsf", "blaunch", "LSB_JOBID=7 LSB_MCPU_HOSTS='n1 2 n2 1 n3 1'"),
+    ],
+)
+def test_hosts_of_another_batch_system(idle, launcher, shell, told):
+    """Slurm plays the part of PBS or LSF, and one of its steps that of their remote shell."""
+    (idle.shared / "hosts").write_text("n1\nn1\nn2\nn3\n")
+    program = idle.shared / shell
+    program.write_text('#!/bin/sh\nhost=$1; shift; exec srun --overlap -N1 -n1 -w "$host" sh -c "$*"\n')
+    program.chmod(0o755)
+    line = f"""PATH=$PWD:$PATH {told} {PYTHON} '{{"launcher": "{launcher}"}}'"""
+    hosts = {"n1": 2, "n2": 1, "n3": 1}
+    assert pools(idle.wait(idle.submit(line, *SIX), 30).output) == [[launcher, hosts, hosts]]
