@@ -15,7 +15,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from mainstay.scheduler import AHEAD, NEXT, Scheduler, Task
+from mainstay.orders import Task
+from mainstay.scheduler import AHEAD, NEXT, Scheduler
 
 BATCH = 10  # results of short tasks that come together
 LONG, SHORT, STEADY = 1, 2, 3  # functions: never sent ahead; `BATCH` at a time; one waits behind another

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from mainstay.errors import (
+        AllocationEnding,
         InitializerFailed,
         JournalError,
         JournalInUse,
@@ -32,6 +33,7 @@ _PLACES = {
     "task": "node.context",
     **dict.fromkeys(
         (
+            "AllocationEnding",
             "InitializerFailed",
             "JournalError",
             "JournalInUse",
@@ -50,6 +52,7 @@ _PLACES = {
 }
 
 __all__ = [
+    "AllocationEnding",
     "Executor",
     "InitializerFailed",
     "JournalError",

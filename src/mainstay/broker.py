@@ -11,26 +11,26 @@ callbacks are always finished by the broker's thread, so a callback never runs i
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from threading import get_ident
-from typing import Any
+from typing import Any, Protocol
 
 from mainstay import outcomes
 from mainstay.door import Door
-from mainstay.errors import PoolBroken
+from mainstay.errors import AllocationEnding, PoolBroken
 from mainstay.interrupts import GuardedLock
 from mainstay.launch import Invitation, Launcher
 from mainstay.launches import Launches, Log
+from mainstay.muster import Muster
+from mainstay.orders import Action, GiveUp, Kill, Recall, Send, Task
 from mainstay.outcomes import End, Outcome, deliver
 from mainstay.reactor import NAP, Reactor, nothing
-from mainstay.report import Description
 from mainstay.roster import Roster, WorkerState
-from mainstay.scheduler import Action, GiveUp, Kill, Recall, Scheduler, Send, Task
+from mainstay.scheduler import Scheduler
 from mainstay.wire import address, auth
 from mainstay.wire.frames import Frame, Kind, encode
 from mainstay.wire.functions import Function
@@ -39,6 +39,13 @@ from mainstay.wire.payload import load
 BURST = 16  # submits in one go, after which the submitting thread serves the sockets itself
 LAST_WORDS = 2.0  # seconds for what workers printed last
 now = time.monotonic
+
+
+class Timed(Protocol):
+    """What wants to be looked at as time passes."""
+
+    def next_deadline(self) -> float | None: ...
+    def tick(self, now: float) -> None: ...
 
 
 class Broker:
@@ -52,16 +59,14 @@ class Broker:
         self.scheduler = Scheduler()
         self.broken: BaseException | None = None
         self.keeper = outcomes.KeepsNothing()  # where there is a journal, another is set before the start
-        self.started_after: float | None = None  # seconds until every worker stood
-        self._begun = now()
-        self._start_timeout = start_timeout
-        self._announce_at: float | None = None  # when it is told that workers are missing
+        self.on_shut: Callable[[], object] = nothing
         self._tasks: dict[int, Task] = {}
+        self.done = 0  # calls that ended by themselves
         self._functions: dict[int, Function] = {}
         self._outcomes: list[Outcome] = []
         self._printed: deque[tuple[str, Frame]] = deque()
         self._log = log
-        self._closing = self._over = False
+        self._closing = self.over = False
         self._takes_late = True
         self._patience = LAST_WORDS / 2  # seconds for the workers to end by themselves
         self._callbacks: deque[Callable[[], None]] = deque()
@@ -75,6 +80,8 @@ class Broker:
         self.launches.on_lost = lambda: self.roster.dismiss(list(self.roster.agents))
         self.launches.on_exhausted = self.break_down
         self.roster = Roster(self, control, data, self.launches, wanted, setup, log)
+        self.muster = Muster(self, start_timeout, log)
+        self.timed: list[Timed] = [self.door, self.roster, self.launches, self.muster]
         self._thread = threading.Thread(target=self._run, name="mainstay-broker", daemon=True)
 
     # -- what the executor and its futures call, in any thread
@@ -123,7 +130,7 @@ class Broker:
             self._reactor.drive(self._serve_once, future.done, expected)
         finally:
             with self.lock:
-                if self._tasks and not self._over:
+                if self._tasks and not self.over:
                     self._reactor.wake_by(self.scheduler.next_tick())
 
     def _serve_once(self) -> bool:
@@ -131,39 +138,16 @@ class Broker:
         if not self.lock.acquire(blocking=False):
             return False
         try:
-            moved = not self._over and self._reactor.borrow()
+            moved = not self.over and self._reactor.borrow()
             done = self._take_outcomes()
         finally:
             self.lock.release()
         deliver(done)
         return moved
 
-    def describe(self) -> Description:
-        """Return what stands; the lock must be held."""
-        return self.roster.describe(self.scheduler.workers, self.started_after)
-
-    def wait_ready(self, wanted: int | None, timeout: float | None) -> Description:
-        """Wait until as many workers stand (None: all that will)."""
-        with self.changed:
-            self.changed.wait_for(lambda: self._is_settled(wanted), timeout)
-            if self.broken is not None:
-                raise self.broken
-            description = self.describe()
-            complete = self.roster.is_complete()
-        if description.workers < (wanted or 1) or not (wanted or complete):
-            when = "at shutdown" if self._over else "and no more will come" if complete else f"after {timeout:g} s"
-            raise TimeoutError(f"{description.workers} of {wanted or 'all'} workers stand {when}: {description}")
-        return description
-
-    def _is_settled(self, wanted: int | None) -> bool:
-        """Whether as many workers stand, or waiting for more is in vain."""
-        if self.broken is not None or self._over or self.roster.is_complete():
-            return True
-        return wanted is not None and len(self.scheduler.workers) >= wanted
-
     def hand_over(self, call: Callable[[], None]) -> bool:
         """Run `call` in the broker's thread, without the lock; False if this is that thread, or if it has ended."""
-        if self._is_mine() or self._over:
+        if self._is_mine() or self.over:
             return False
         self._callbacks.append(call)
         self._reactor.call_soon(nothing)
@@ -179,11 +163,29 @@ class Broker:
 
     def abandon(self) -> None:
         """In a forked child: let go of everything without a word, since it all belongs to the parent."""
-        self._closing = self._over = True
+        self._closing = self.over = True
         self.broken = PoolBroken("this executor belongs to the parent process; make one of your own after a fork")
         self.roster.abandon()
         self.door.close()
         self._reactor.close()
+
+    def post(self, call: Callable[[], None]) -> None:
+        """Run `call` in the broker's thread, under the lock; from any thread, or a signal's handler."""
+        self._reactor.call_soon(call)
+
+    def closes(self, at: float) -> None:
+        """Begin no task that would run at that time."""
+        self._act(self.scheduler.closes(at, now()))
+
+    def give_up(self, tasks: list[Task], error: AllocationEnding) -> None:
+        """These calls would not end before the allocation does."""
+        told = error.counted(self.done, len(self._tasks))
+        for task in tasks:
+            self._resolve(task, told)
+
+    def ends(self, error: AllocationEnding) -> None:
+        """The allocation ends: whatever is left gets `error`."""
+        self.break_down(error.counted(self.done, len(self._tasks)))
 
     # -- the thread
 
@@ -202,11 +204,8 @@ class Broker:
             self._reactor.turn(ready)
             time_now = now()
             self._act(self.scheduler.tick(time_now))
-            self.door.tick(time_now)
-            self.roster.tick(time_now)
-            self.launches.tick(time_now)
-            if self._announce_at is not None and self._announce_at <= time_now:
-                self._announce(logging.WARNING)
+            for part in self.timed:
+                part.tick(time_now)
         self._settle()
 
     def _settle(self) -> None:
@@ -227,9 +226,8 @@ class Broker:
 
     def _timeout(self) -> float | None:
         with self.lock:
-            door, roster = self.door.next_deadline(), self.roster.next_deadline()
-            launch = self.launches.deadline
-            return self._reactor.timeout([self.scheduler.next_tick(), door, roster, launch, self._announce_at])
+            parts = [part.next_deadline() for part in self.timed]
+            return self._reactor.timeout([self.scheduler.next_tick(), *parts])
 
     def _is_mine(self) -> bool:
         return get_ident() == self._thread.ident
@@ -272,7 +270,7 @@ class Broker:
             self.roster.stop(self._patience)
         self._hear_last_words(now() + LAST_WORDS)
         with self.lock:
-            self._over = True
+            self.over = True
             self.roster.close()
             self.door.close()
             self._reactor.close()
@@ -280,6 +278,7 @@ class Broker:
         self.launches.close()
         for call in [*self._reactor.calls, *self._callbacks]:
             call()
+        self.on_shut()
 
     def _hear_last_words(self, deadline: float) -> None:
         """Pass on what workers printed last, until each agent has closed its end."""
@@ -293,20 +292,10 @@ class Broker:
 
     def worker_joined(self, worker: WorkerState) -> None:
         self._act(self.scheduler.joined(worker.number, now()))
-        if self.started_after is None:
-            self._announce_at = self._announce_at or now() + self._start_timeout
-        self.someone_came()
+        self.muster.joined()
 
     def someone_came(self) -> None:
-        """Tell those who wait for all; the last to come may be an agent that has no worker to fork."""
-        self.changed.notify_all()
-        if self.started_after is None and self.roster.is_complete():
-            self._announce(logging.INFO)
-
-    def _announce(self, level: int) -> None:
-        """Say who stands: once, when all do or when those that are missing have had their time."""
-        self.started_after, self._announce_at = now() - self._begun, None
-        self._log(level, str(self.describe()))
+        self.muster.look()
 
     def worker_spoke(self, worker: WorkerState, frames: list[Frame]) -> None:
         done = [frame for frame in frames if frame.kind == Kind.RESULT or frame.kind == Kind.ERROR]
@@ -336,6 +325,7 @@ class Broker:
     def _ended(self, task: Task, outcome: Outcome, seconds: float) -> None:
         if self._tasks.pop(task.id, None) is None:
             return  # it was settled before
+        self.done += outcome.frame is not None
         if not self.keeper.keep(task, outcome, seconds):
             self._outcomes.append(outcome)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import BrokenExecutor
 
 __all__ = [
+    "AllocationEnding",
     "InitializerFailed",
     "JournalError",
     "JournalInUse",
@@ -48,6 +49,24 @@ class LaunchError(PoolBroken):
 
 class InitializerFailed(PoolBroken):
     """The `initializer` raised on a worker; its exception is the cause."""
+
+
+class AllocationEnding(PoolBroken):
+    """The allocation ends before this call could; it was not begun, or did not end in time.
+
+    Attributes: `job` (the Slurm job's id, str), `done` and `left` (how many calls ended, and how many did not, int).
+    """
+
+    def __init__(self, job: str, resume: str, done: int = 0, left: int = 0) -> None:
+        self.job, self.resume, self.done, self.left = job, resume, done, left
+        super().__init__(f"the Slurm job {job} ends: {done} calls are done, {left} are not. {resume}")
+
+    def counted(self, done: int, left: int) -> AllocationEnding:
+        """Return the same with these numbers."""
+        return AllocationEnding(self.job, self.resume, done, left)
+
+    def __reduce__(self) -> tuple[type[AllocationEnding], tuple[str, str, int, int]]:
+        return type(self), (self.job, self.resume, self.done, self.left)
 
 
 class TaskTimeout(MainstayError, TimeoutError):

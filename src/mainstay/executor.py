@@ -20,13 +20,13 @@ from mainstay.futures import Future
 from mainstay.launch import Launcher, chain
 from mainstay.launches import Log
 from mainstay.options import Options
+from mainstay.orders import Task
 from mainstay.report import Description, WorkerInfo
-from mainstay.scheduler import Task
 from mainstay.wire.functions import FunctionTable
 from mainstay.wire.payload import dump
 
 if TYPE_CHECKING:
-    from mainstay.journal import Store
+    from mainstay.journal.store import Store
     from mainstay.keeping import Keeper
 
 T = TypeVar("T")
@@ -48,6 +48,9 @@ class Executor(concurrent.futures.Executor):
             answered ("memory:": kept for this pool only); None: no journal.
         journal_sync: "group": results are delivered at once, and on disk 100 ms later; "each": not delivered before
             they are on disk.
+        drain: seconds before the end of a Slurm job at which the pool is to be at rest: no call begins whose timeout,
+            or measured run time, reaches into them, and what is left raises `AllocationEnding`.
+        requeue: whether the Slurm job is queued again when it ends before the work; wants a journal, to go on from.
         retry_failed: whether calls that failed in an earlier run, by the journal, run again.
         log: called with each line that tells of launches; None: the logger "mainstay" (its start at INFO,
             what went wrong at WARNING).
@@ -70,6 +73,8 @@ class Executor(concurrent.futures.Executor):
         journal: str | os.PathLike[str] | Store | None = None,
         journal_sync: str = "group",
         retry_failed: bool = True,
+        drain: float = 30.0,
+        requeue: bool = False,
         log: Callable[[str], object] | None = None,
     ) -> None:
         if max_workers is not None and not isinstance(max_workers, int):
@@ -84,6 +89,10 @@ class Executor(concurrent.futures.Executor):
         if any(candidate.name == "world" for candidate in launchers):
             _serve_in_world(start_timeout)
         self._max_workers = max_workers or len(os.sched_getaffinity(0))
+        if requeue and journal is None:
+            raise ValueError("requeue=True wants a journal=, or the job would begin anew each time")
+        if not drain >= 0:
+            raise ValueError(f"drain must be a number of seconds >= 0; given: {drain!r}")
         if journal_sync not in ("group", "each"):
             raise ValueError(f"journal_sync must be 'group' or 'each'; given: {journal_sync!r}")
         given = {"retries": retries, "worker_retries": worker_retries, "retry_failed": retry_failed}
@@ -107,10 +116,22 @@ class Executor(concurrent.futures.Executor):
         self._broker = Broker(launchers, max_workers, setup, start_timeout, say)
         self._keeper = None if journal is None else _open_journal(journal, journal_sync, say)
         self._broker.keeper = self._keeper or self._broker.keeper
+        if "SLURM_JOB_ID" in os.environ:
+            self._watch_the_end(drain, None if journal is None else str(journal), requeue, say)
         self._finalizer = weakref.finalize(self, self._broker.close)
         self._finalizer.atexit = False
         lifetime.add(self._broker)
         self._broker.start()
+
+    def _watch_the_end(self, drain: float, journal: str | None, requeue: bool, log: Log) -> None:
+        from mainstay import ending
+
+        job, broker = os.environ["SLURM_JOB_ID"], self._broker
+        end = ending.Ending(broker, job, drain, ending.how_to_resume(journal, requeue), broker.post, log)
+        broker.timed.append(end)
+        if requeue:
+            broker.on_shut = lambda: ending.requeue(job, log) if end.is_short else None
+        ending.listen()
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[T]:
         """Run `fn(*args, **kwargs)` on a worker; return its future. See `concurrent.futures.Executor.submit`."""
@@ -259,7 +280,7 @@ class Executor(concurrent.futures.Executor):
     def describe(self) -> Description:
         """Return which launcher was chosen, why not those before it, and how many workers stand where."""
         with self._broker.lock:
-            return self._broker.describe()
+            return self._broker.muster.describe()
 
     def wait_ready(self, n: int | None = None, timeout: float | None = None) -> Description:
         """Wait until `n` workers stand (None: all), for at most `timeout` seconds (None: without an end of its own).
@@ -269,7 +290,7 @@ class Executor(concurrent.futures.Executor):
         """
         if n is not None and not 0 < n <= (self._broker.roster.wanted or n):
             raise ValueError(f"n must be from 1 to max_workers={self._broker.roster.wanted}; given: {n}")
-        return self._broker.wait_ready(n, timeout)
+        return self._broker.muster.wait_ready(n, timeout)
 
 
 class View(concurrent.futures.Executor):
@@ -311,8 +332,8 @@ def _serve_in_world(limit: float) -> None:
 
 
 def _open_journal(place: str | os.PathLike[str] | Store, sync: str, log: Log) -> Keeper:
-    from mainstay.journal import open_store
     from mainstay.journal.journal import Journal
+    from mainstay.journal.store import open_store
     from mainstay.keeping import Keeper
 
     return Keeper(Journal(open_store(place), each=sync == "each", log=log))

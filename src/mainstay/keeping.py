@@ -19,8 +19,8 @@ from mainstay.journal.keys import call_key, explicit_key, function_key, version_
 from mainstay.journal.record import FunctionInfo, Kept, Record
 from mainstay.node.worker import describe_error
 from mainstay.options import Options
+from mainstay.orders import Task
 from mainstay.outcomes import KeepsNothing, Outcome, deliver, rebuild_error
-from mainstay.scheduler import Task
 from mainstay.wire.frames import Kind
 from mainstay.wire.functions import Function
 from mainstay.wire.payload import load

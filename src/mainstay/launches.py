@@ -130,6 +130,9 @@ class Launches:
         self.deadline = now + GRACE
         self._late = "every agent that it had started is gone"
 
+    def next_deadline(self) -> float | None:
+        return self.deadline
+
     def tick(self, now: float) -> None:
         if self.deadline is not None and self.deadline <= now:
             self.fail(self._late)

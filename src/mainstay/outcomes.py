@@ -8,7 +8,7 @@ from concurrent.futures import CancelledError, Future
 from typing import Any, NamedTuple
 
 from mainstay.errors import RemoteError, RemoteTraceback, TaskTimeout, WorkerDied
-from mainstay.scheduler import Task
+from mainstay.orders import Task
 from mainstay.wire.frames import Frame, Kind
 from mainstay.wire.payload import load
 

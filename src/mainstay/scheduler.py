@@ -21,6 +21,9 @@ several tasks in hand, which of them ended it cannot be told. All of them run ag
 and only a task that was alone with its worker is given up, when its deaths exceed its `worker_retries`.
 A task that must not run twice (`worker_retries=0`) is alone from the start, and so is one with a timeout.
 
+*When the allocation ends.* A task that would not be done by `closes_at`, by its timeout or else by the mean run time
+of its function, is not begun; it stands among the `unfit`, and others go on.
+
 *What it costs.* Each event takes a constant time per task that it moves, whatever the number of tasks and workers,
 or the logarithm of the number of deadlines or priorities. Workers that take turns stand in an `OrderedDict`: to find
 the first key of a dict, one passes by all that were deleted before it.
@@ -32,7 +35,8 @@ import heapq
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from math import inf
-from typing import Any, NamedTuple
+
+from mainstay.orders import Action, GiveUp, Kill, Recall, Send, Task
 
 AHEAD = 0.001  # seconds of work that a worker may hold ahead
 NEXT = 0.05  # seconds that a task may last which waits behind one other
@@ -42,27 +46,6 @@ OVERDUE = 5 * NEXT  # the same for a hand of long ones
 SPARE_DEADLINES = 64  # outdated ones that may stand in the heap, beside one for each worker
 SHORTEST = 1e-6  # seconds; what a run time is at least taken for
 SMOOTHING = 0.2  # weight of the newest run time in the moving mean
-
-
-@dataclass(eq=False, slots=True)
-class Task:
-    """One call, from submit to its result."""
-
-    id: int
-    function: int
-    payload: Any = None
-    future: Any = None
-    entry: Any = None  # what a journal will call it
-    label: str = ""
-    priority: int = 0
-    timeout: float | None = None
-    retries: int = 0
-    worker_retries: int = 2
-    attempt: int = 0
-    deaths: int = 0
-    solo: bool = False
-    expected: float = 0.0  # seconds; what it was taken for when it came into a hand
-    begun: bool = False  # it was sent once, so its future runs and can no longer be cancelled
 
 
 @dataclass(eq=False, slots=True)
@@ -81,36 +64,6 @@ class Worker:
     dying: bool = False  # it gets nothing more: it was killed, or is leaving
 
 
-class Send(NamedTuple):
-    """Send these tasks to this worker; those that were cancelled meanwhile are reported by `dropped`."""
-
-    worker: int
-    tasks: list[Task]
-
-
-class Recall(NamedTuple):
-    """Ask this worker for the tasks that it has not begun."""
-
-    worker: int
-
-
-class Kill(NamedTuple):
-    """End this worker: its task has run out of time."""
-
-    worker: int
-    task: Task
-
-
-class GiveUp(NamedTuple):
-    """This task has ended more workers than it may."""
-
-    task: Task
-    worker: int
-
-
-Action = Send | Recall | Kill | GiveUp
-
-
 class Scheduler:
     """The state machine. Every method takes one event and returns the actions that follow from it."""
 
@@ -124,6 +77,8 @@ class Scheduler:
         self._laden: OrderedDict[int, Worker] = OrderedDict()
         self._heavy: OrderedDict[int, Worker] = OrderedDict()
         self._stalling = ((self._laden, STALLED), (self._heavy, OVERDUE))
+        self.closes_at = inf  # when no task may run any more
+        self.unfit: list[Task] = []  # those that would not be done by then
         self._errands: set[int] = set()  # workers that were recalled and have not answered
         self._means: dict[int, float] = {}  # of run times (s), by function
         self._deadlines: list[tuple[float, int]] = []  # a heap of (deadline, worker); outdated ones are skipped
@@ -135,12 +90,21 @@ class Scheduler:
         return sum(map(len, self._queues.values()))
 
     @property
+    def is_at_rest(self) -> bool:
+        """Whether nothing runs, and nothing waits that might still run."""
+        return self._first_queue() is None and not any(worker.hand for worker in self.workers.values())
+
+    @property
     def in_hand(self) -> int:
         return sum(len(worker.hand) for worker in self.workers.values())
 
     def mean(self, function: int) -> float:
         """Return the moving mean of a function's run times (s); 0 if it was never measured."""
         return self._means.get(function, 0.0)
+
+    def lasts(self, task: Task) -> float:
+        """Return how long a task may run (s): its timeout, else the mean of its function, 0 if that is not known."""
+        return self._means.get(task.function, 0.0) if task.timeout is None else task.timeout
 
     def next_tick(self) -> float | None:
         """Return when `tick` should be called next; None: not before another event."""
@@ -247,7 +211,15 @@ class Scheduler:
         """Empty the queue: return all tasks that are not in a hand, in the order in which they would have gone."""
         tasks = [task for negated in sorted(self._priorities) for task in self._queues[-negated]]
         self._queues, self._priorities = {0: deque()}, [0]
-        return tasks
+        unfit, self.unfit = self.unfit, []
+        return tasks + unfit
+
+    def closes(self, at: float, now: float) -> list[Action]:
+        """No task may run at or after that time; it may be told again, and be later or earlier."""
+        self.closes_at = at
+        unfit, self.unfit = self.unfit, []
+        self._requeue(unfit)
+        return self._dispatch(now)
 
     # -- decisions
 
@@ -255,6 +227,9 @@ class Scheduler:
         actions: list[Action] = []
         takers = len(self._idle) + len(self._roomy)
         while (self._idle or self._roomy) and (queue := self._first_queue()):
+            if not self._fits(queue[0], now):
+                self.unfit.append(queue.popleft())
+                continue
             if self._idle:
                 _, worker = self._idle.popitem()
                 worker.idle = False
@@ -279,6 +254,8 @@ class Scheduler:
             most = 0  # it has been silent for too long
         while len(tasks) < most:
             expected, load = self._expected(queue[0]), worker.load
+            if not self._fits(queue[0], now):
+                break
             if hand and load + expected > AHEAD and (len(hand) > 1 or expected > NEXT or load > NEXT):
                 break
             task = queue.popleft()
@@ -295,6 +272,10 @@ class Scheduler:
             self._set_deadline(worker, now + tasks[0].timeout)
         self._note_room(worker)
         return tasks
+
+    def _fits(self, task: Task, now: float) -> bool:
+        """Whether a task that begins now would be done before the pool closes, as far as that can be told."""
+        return self.closes_at == inf or now + self.lasts(task) < self.closes_at
 
     def _recall(self, worker: Worker) -> Recall:
         worker.recalled = worker.closed = True

@@ -10,7 +10,8 @@ import heapq
 import itertools
 from collections import Counter, deque
 
-from mainstay.scheduler import GiveUp, Kill, Recall, Scheduler, Send, Task
+from mainstay.orders import GiveUp, Kill, Recall, Send, Task
+from mainstay.scheduler import Scheduler
 
 LATENCY = 50e-6  # seconds that a message takes
 

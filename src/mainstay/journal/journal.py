@@ -16,8 +16,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from mainstay.errors import JournalError
-from mainstay.journal import Store
 from mainstay.journal.record import Kept, Record, UnfitRecord
+from mainstay.journal.store import Store
 
 INTERVAL = 0.05  # seconds from the first call that waits to the beginning of its commit, which is to end within 0.1
 GROUP = 1000  # calls that are written without waiting further
@@ -132,8 +132,8 @@ class Journal:
         try:
             if group:
                 self._write(group)
-        except JournalError as error:
-            self._told(error)
+        except Exception as error:  # whatever it is, the thread goes on: others wait for it
+            self._told(error if isinstance(error, JournalError) else JournalError(f"the journal failed: {error!r}"))
             self._fresh.extendleft(reversed(group))
             return False
         finally:
@@ -181,7 +181,10 @@ class Journal:
         self.error = error
 
     def _end(self) -> None:
-        self.store.close()
+        try:
+            self.store.close()
+        except Exception as raised:
+            self._log(logging.ERROR, f"the journal {self.store.path!r} could not be closed: {raised!r}")
         missing = len(self._waiting) + self._lost
         if missing:
             error = JournalError(

@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import socket
+import struct
 import time
 from typing import Any, NamedTuple
 
@@ -19,8 +20,9 @@ from mainstay.errors import JournalError, JournalInUse
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 MOST = 4096  # bytes of a holder's text
+FLOCK = "hhqqi4x"  # `struct flock`
 
-_held: set[str] = set()  # by this process, whose own locks never refuse it
+_held: dict[str, Lock] = {}  # by this process, whose own locks never refuse it, and go when it closes the file
 
 
 class Holder(NamedTuple):
@@ -38,15 +40,16 @@ class Holder(NamedTuple):
 class Lock:
     """The right to write a journal, until `release`. Raises `JournalInUse` at once if another has it.
 
-    Attributes: `left_by` (the holder that ended without letting go, or None), `by_kernel` (False where the file
-    system has no locks: then the holder's text is all that keeps others out, and only on its own host can it be told
-    whether it lives).
+    Attributes: `holder` (this process), `left_by` (the holder that ended without letting go, or None), `by_kernel`
+    (False where the file system has no locks: then the holder's text is all that keeps others out, and only on its own
+    host can it be told whether it lives).
     """
 
     def __init__(self, journal: str) -> None:
+        self.holder = Holder(socket.gethostname(), os.getpid(), time.time())
         self._journal, self._path = journal, f"{os.path.realpath(journal)}.lock"
         if self._path in _held:
-            raise self._in_use(Holder(socket.gethostname(), os.getpid(), time.time()), "this very ")
+            raise self._in_use(_held[self._path].holder, "this very ")
         try:
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
@@ -61,8 +64,8 @@ class Lock:
         except BaseException:
             os.close(self._fd)
             raise
-        self._write(json.dumps(Holder(socket.gethostname(), os.getpid(), time.time())._asdict()))
-        _held.add(self._path)
+        self._name_holder()
+        _held[self._path] = self
 
     def _lock(self) -> bool:
         try:
@@ -81,14 +84,53 @@ class Lock:
             holder,
         )
 
+    def _name_holder(self) -> None:
+        try:
+            self._write(json.dumps(self.holder._asdict()))
+        except OSError as error:  # the disk is full: where the kernel keeps others out, they only learn less
+            if not self.by_kernel:
+                os.close(self._fd)
+                raise JournalError(f"cannot write {self._path!r}: {error.strerror}") from error
+
     def _write(self, text: str) -> None:
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, text.encode(), 0)
 
     def release(self) -> None:
-        self._write("")
+        """Let others write."""
+        try:
+            self._write("")
+        except OSError:
+            pass  # the next one will take us for a holder that was killed
         os.close(self._fd)
-        _held.discard(self._path)
+        _held.pop(self._path, None)
+
+
+def look(journal: str) -> tuple[bool, Holder | None]:
+    """Return whether the kernel keeps others out, and who has a journal open for writing now; disturbs nobody."""
+    path = f"{os.path.realpath(journal)}.lock"
+    if (ours := _held.get(path)) is not None:
+        return ours.by_kernel, ours.holder
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return True, None
+    try:
+        return _look(fd)
+    finally:
+        os.close(fd)
+
+
+def _look(fd: int) -> tuple[bool, Holder | None]:
+    try:
+        answer = fcntl.fcntl(fd, fcntl.F_GETLK, struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+    except OSError:
+        holder = holder_in(fd)
+        return False, holder if holder and may_live(holder) else None
+    kind, _, _, _, pid = struct.unpack_from(FLOCK, answer)
+    if kind == fcntl.F_UNLCK:
+        return True, None
+    return True, holder_in(fd) or Holder("(unknown)", pid, os.fstat(fd).st_mtime)
 
 
 def holder_in(fd: int) -> Holder | None:

@@ -41,7 +41,7 @@ class Store:
         """Add calls, and remove those that they replace; return the new calls' ids."""
         self.remove(list(replaced))
         ids = list(range(self._last + 1, self._last + 1 + len(records)))
-        self._records.update(zip(ids, records, strict=True))
+        self._records.update(zip(ids, map(owned, records), strict=True))
         self._last += len(records)
         return ids
 
@@ -52,3 +52,8 @@ class Store:
 
     def close(self) -> None:
         """Do nothing: there is nothing to let go of."""
+
+
+def owned(record: Record) -> Record:
+    """Return a record with bytes of its own: those given are the caller's arrays, who may change them."""
+    return record._replace(body=bytes(record.body), buffers=[bytes(buffer) for buffer in record.buffers])

@@ -81,6 +81,18 @@ class Call(NamedTuple):
     run: int
 
 
+class Run(NamedTuple):
+    """A run of a client that wrote into a journal; `started` in seconds since 1970."""
+
+    id: int
+    host: str
+    pid: int
+    started: float
+    python: str
+    mainstay: str
+    argv: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Choice:
     """Which calls: those for which all that is given holds.

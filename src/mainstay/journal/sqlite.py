@@ -23,15 +23,16 @@ import time
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import mainstay
 from mainstay.errors import JournalError
-from mainstay.journal.lock import Lock
-from mainstay.journal.record import Call, Choice, Kept, Record, UnfitRecord
+from mainstay.journal.lock import Lock, look
+from mainstay.journal.record import Call, Choice, Kept, Record, Run, UnfitRecord
+from mainstay.journal.rows import CONDITIONS, LISTING, clean, explained, insert
 from mainstay.wire.frames import Bytes
 
 APPLICATION = 0x4D53544A  # "MSTJ", in the file's header
@@ -39,25 +40,9 @@ VERSION = 1  # of the schema
 INLINE = 1 << 20  # bytes of a pickle without buffers that stands in `results`
 PART = 16 << 20  # bytes of a row in `parts`; SQLite takes no blob of 1 GB
 SHORTEST_WAIT = 0.2  # seconds for a reader to let go, after which a write is given up, to be tried again
-PAGE = 5000  # calls that a listing reads in one go: a reader holds writers up while it reads
+LONGEST_WAIT = 30.0  # seconds that a reader waits for a writer to finish its commit
 UNFIT = (sqlite3.DataError, sqlite3.InterfaceError, OverflowError, UnicodeError)  # what a value may meet with
-ROWS = (256, 32, 4, 1)  # rows of one statement; few sizes, so that SQLite need not compile new ones
-
-LISTING = """
-    SELECT calls.id, lower(hex(key)), failed, functions.name, functions.version, label, hosts.name, worker, started,
-           seconds, attempts, size, run
-    FROM calls JOIN functions ON functions.id = function JOIN hosts ON hosts.id = host
-    WHERE {where} AND calls.id > ? ORDER BY calls.id LIMIT ?
-"""
-CONDITIONS = {
-    "state": "failed = (? = 'failed')",
-    "function": "functions.name GLOB ?",
-    "label": "label GLOB ?",
-    "host": "hosts.name GLOB ?",
-    "key": "lower(hex(key)) GLOB ? || '*'",
-    "since": "started >= ?",
-    "before": "started < ?",
-}
+PAGE = 5000  # calls that a listing looks at in one go: a reader holds writers up while it reads
 
 _open: weakref.WeakSet[Store] = weakref.WeakSet()
 
@@ -66,19 +51,23 @@ class Store:
     """A journal's file, open for its one writer, or for reading.
 
     Raises `JournalError` for what is not a journal, cannot be written, is damaged, or was written by a newer version;
-    `JournalInUse` when another process has it open for writing.
+    `JournalInUse` when another process has it open for writing. With `salvage`, a file that has lost its end is opened
+    for reading, too.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, write: bool = True, create: bool = True) -> None:
-        self.path = os.fspath(path)
+    def __init__(
+        self, path: str | os.PathLike[str], *, write: bool = True, create: bool = True, salvage: bool = False
+    ) -> None:
+        self.path = os.fsdecode(path)
         self._check(create and write)
         self._lock = threading.Lock()
         self._held = Lock(self.path) if write else None
         self.left_by = self._held and self._held.left_by
         self._db: sqlite3.Connection | None = None
         self._anchor: sqlite3.Cursor | None = None
+        self._ids: dict[tuple[str, ...], int] = {}  # of functions and hosts
         try:
-            self._open(write)
+            self._open_to_write() if write else self._open_to_read(salvage)
         except BaseException as error:
             self.close()
             if isinstance(error, sqlite3.Error):
@@ -96,7 +85,9 @@ class Store:
         if os.path.isdir(self.path):
             raise JournalError(f"the journal {self.path!r} is a directory; give the path of a file")
         if not create and not os.path.exists(self.path):
-            raise JournalError(f"there is no journal {self.path!r}")
+            raise JournalError(f"there is no journal {self.path!r}; give the path of one")
+        if is_open(self.path):
+            return  # closing any other descriptor of the file would drop the locks that this process has on it
         try:
             with open(self.path, "rb") as file:
                 head = file.read(16)
@@ -107,22 +98,31 @@ class Store:
         if head and not head.startswith(b"SQLite format 3\0"):
             raise JournalError(f"{self.path!r} is not a journal, and was left as it is; give another path")
 
-    def _open(self, write: bool) -> None:
+    def _open_to_read(self, salvage: bool) -> None:
+        """Open without changing anything, but for what a killed writer left half done, which SQLite undoes."""
+        by_kernel, holder = look(self.path)
+        mode = "rw" if by_kernel or holder is None else "ro"  # without locks it might undo what is being written
+        self._db = self._connect(f"mode={mode}{'' if by_kernel else '&nolock=1'}", LONGEST_WAIT)
+        if salvage:
+            self._db.execute("PRAGMA writable_schema=1")  # or SQLite would read nothing of a file that is too short
+        self._db.execute("PRAGMA query_only=1")
+        self._check_version()
+
+    def _open_to_write(self) -> None:
         locks = "" if self._held is None or self._held.by_kernel else "&nolock=1"
-        self._db = self._connect(f"mode={'rwc' if write else 'ro'}{locks}")
-        if not write:
-            self._check_version()
-            return
+        self._db = self._connect(f"mode=rwc{locks}", SHORTEST_WAIT)
         self._db.execute("PRAGMA journal_mode=PERSIST")  # not deleted and made anew for each transaction
         self._db.execute("PRAGMA synchronous=FULL")
-        self._ids: dict[tuple[str, ...], int] = {}  # of functions and hosts
-        with self._transaction() as db:
+        with self.transaction() as db:
             if not self._one("SELECT count(*) FROM sqlite_master")[0] and not self._one("PRAGMA application_id")[0]:
                 self._create(db)  # or it was left empty by a start that was killed
             self._check_version()
-            self._anchor = db.execute("SELECT name FROM sqlite_master")
-            self._last = self._one("SELECT coalesce(max(id), 0) FROM calls")[0]
+            self._anchor = self._anchored()
+            self._last = int(self._one("SELECT coalesce(max(id), 0) FROM calls")[0])
             self._run = self._note_run(db)
+
+    def _anchored(self) -> sqlite3.Cursor:
+        return self.db.execute("SELECT name FROM sqlite_master")
 
     def _create(self, db: sqlite3.Connection) -> None:
         schema = Path(__file__).with_name("schema.sql").read_text()
@@ -131,11 +131,12 @@ class Store:
         db.execute(f"PRAGMA application_id={APPLICATION}")
         db.execute(f"PRAGMA user_version={VERSION}")
 
-    def _connect(self, options: str) -> sqlite3.Connection:
-        uri = f"file:{quote(os.path.abspath(self.path))}?{options}"
+    def _connect(self, options: str, wait: float) -> sqlite3.Connection:
+        uri = f"file:{quote(os.fsencode(os.path.abspath(self.path)))}?{options}"
         db = sqlite3.connect(
-            uri, uri=True, timeout=SHORTEST_WAIT, isolation_level=None, check_same_thread=False, cached_statements=64
+            uri, uri=True, timeout=wait, isolation_level=None, check_same_thread=False, cached_statements=64
         )
+        db.create_function("matches", 2, fnmatchcase, deterministic=True)
         db.execute("PRAGMA temp_store=MEMORY")
         return db
 
@@ -155,18 +156,7 @@ class Store:
         return int(db.execute(into, (*who, json.dumps(sys.argv))).lastrowid or 0)
 
     def _explained(self, error: sqlite3.Error) -> JournalError:
-        text = str(error)
-        if "readonly" in text or "unable to open" in text:
-            return JournalError(
-                f"the journal {self.path!r} cannot be written ({text}): its file and its directory must be writable. "
-                f"To go on from a copy: mainstay journal {self.path} copy COPY"
-            )
-        if "malformed" in text or "not a database" in text:
-            return JournalError(
-                f"the journal {self.path!r} is damaged ({text}), and was left as it is. What can still be read: "
-                f"mainstay journal NEW merge {self.path}"
-            )
-        return JournalError(f"the journal {self.path!r}: {text}")
+        return explained(self.path, error, writing=self._held is not None)
 
     # -- what is there
 
@@ -182,34 +172,49 @@ class Store:
 
     def index(self) -> Iterator[tuple[bytes, int, bool, int]]:
         """Yield `(key, id, failed, attempts)` of every call."""
-        last = 0
-        select = "SELECT key, id, failed, attempts FROM calls WHERE id > ? ORDER BY id LIMIT ?"
-        while rows := self._all(select, last, PAGE):
-            yield from rows
-            last = rows[-1][1]
+        select = "SELECT key, id, failed, attempts FROM calls WHERE id > ? AND id <= ? ORDER BY id"
+        for page in self.pages():
+            yield from self._all(select, *page)
 
     def calls(self, choice: Choice | None = None) -> Iterator[Call]:
         """Yield the calls chosen, in the order in which they finished; no result is read."""
         chosen = {name: value for name, value in vars(choice or Choice()).items() if value is not None}
         listing = LISTING.format(where=" AND ".join([CONDITIONS[name] for name in chosen] or ["1"]))
-        last = 0
-        while rows := self._all(listing, *chosen.values(), last, PAGE):
-            for row in rows:
+        for page in self.pages():
+            for row in self._all(listing, *chosen.values(), *page):
                 yield Call(row[0], row[1], "failed" if row[2] else "done", *row[3:])
-            last = rows[-1][0]
+
+    def pages(self) -> Iterator[tuple[int, int]]:
+        """Yield ranges of ids, each of `PAGE` calls: a search that finds little must not hold writers up either."""
+        end = "SELECT max(id) FROM (SELECT id FROM calls WHERE id > ? ORDER BY id LIMIT ?)"
+        last = 0
+        while (upto := self._all(end, last, PAGE)[0][0]) is not None:
+            yield last, upto
+            last = upto
+
+    def run(self, number: int) -> Run | None:
+        """Return what is known of a run of a client; None where there is nothing."""
+        for row in self._all("SELECT id, host, pid, started, python, mainstay, argv FROM runs WHERE id = ?", number):
+            return Run._make((*row[:-1], tuple(json.loads(row[-1]))))
+        return None
 
     def load(self, call: int) -> Kept:
-        """Return the payload of a call. Raises `KeyError` for one that is not there."""
+        """Return the payload of a call. Raises `KeyError` for one that is not there, `JournalError` for damage."""
         with self._lock:
-            row = self._one(
-                "SELECT failed, body, hosts.name, worker FROM calls JOIN results ON call = calls.id "
-                "JOIN hosts ON hosts.id = host WHERE calls.id = ?",
-                call,
-            )
-            if row is None:
-                raise KeyError(f"there is no call {call} in {self.path!r}")
-            failed, body, host, worker = row
-            segments = self._segments(call)
+            try:
+                row = self._one(
+                    "SELECT failed, body, hosts.name, worker FROM calls JOIN results ON call = calls.id "
+                    "JOIN hosts ON hosts.id = host WHERE calls.id = ?",
+                    call,
+                )
+                segments = self._segments(call)
+            except sqlite3.Error as error:
+                raise self._explained(error) from error
+        if row is None:
+            raise KeyError(f"there is no call {call} in {self.path!r}")
+        failed, body, host, worker = row
+        if body is None and not segments:
+            raise self._explained(sqlite3.DatabaseError(f"the result of call {call} is malformed: it has no parts"))
         if body is None:
             body = segments.pop(0)
         return Kept(bool(failed), body, segments, host, worker)
@@ -243,8 +248,8 @@ class Store:
 
         Returns the new calls' ids. All is on disk when this returns.
         """
-        with self._transaction() as db:
-            self._delete(db, replaced)
+        with self.transaction() as db:
+            self.delete(db, replaced)
             ids = list(range(self._last + 1, self._last + 1 + len(records)))
             large = {id(record) for record in records if record.buffers or len(record.body) > INLINE}
             insert(db, "calls", 12, [self._row(call, record) for call, record in zip(ids, records, strict=True)])
@@ -258,15 +263,34 @@ class Store:
 
     def remove(self, calls: Sequence[int]) -> None:
         """Remove calls with their results. Raises `JournalError` and leaves all where it cannot."""
-        with self._transaction() as db:
-            self._delete(db, calls)
+        with self.transaction() as db:
+            self.delete(db, calls)
+
+    def vacuum(self) -> None:
+        """Give the room of what was removed back. Raises `JournalError`, and leaves all as it is, where it cannot."""
+        with self._lock:
+            try:
+                if self._anchor is not None:
+                    self._anchor.close()  # no statement may be open meanwhile
+                self.db.execute("PRAGMA temp_store=FILE")
+                self.db.execute("VACUUM")
+            except sqlite3.Error as error:
+                raise self._explained(error) from error
+            finally:
+                self.db.execute("PRAGMA temp_store=MEMORY")
+                self._anchor = self._anchored()
+
+    def next_id(self) -> int:
+        """Return an id for a new call, as part of a transaction."""
+        self._last += 1
+        return self._last
 
     def _row(self, call: int, record: Record) -> tuple[Any, ...]:
         key, failed, function, label, host, worker, started, seconds, attempt, _, _ = record
-        of, on = self._id_of("functions", function), self._id_of("hosts", (host,))
-        return (call, key, failed, of, label, on, worker, started, seconds, attempt, record.size, self._run)
+        of, on = self.id_of("functions", tuple(map(clean, function))), self.id_of("hosts", (clean(host),))
+        return (call, key, failed, of, clean(label), on, worker, started, seconds, attempt, record.size, self._run)
 
-    def _id_of(self, table: str, values: tuple[str, ...]) -> int:
+    def id_of(self, table: str, values: tuple[str, ...]) -> int:
         """Return the id of a function or a host, which gets one when it is first seen."""
         known = self._ids.get(values)
         if known is None:
@@ -280,14 +304,18 @@ class Store:
             known = self._ids[values] = int(row[0])
         return known
 
-    def _delete(self, db: sqlite3.Connection, calls: Iterable[int]) -> None:
+    def delete(self, db: sqlite3.Connection, calls: Iterable[int]) -> None:
+        """Remove calls, as part of a transaction."""
         for call in calls:
             db.execute("DELETE FROM calls WHERE id = ?", (call,))
             db.execute("DELETE FROM results WHERE call = ?", (call,))
             db.execute("DELETE FROM parts WHERE call = ?", (call,))
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Change the file: all of what is done inside or, where it raises, nothing."""
+        if self._held is None and self._db is not None:
+            raise JournalError(f"the journal {self.path!r} was opened for reading; open it for writing to change it")
         with self._lock:
             db = self.db
             try:
@@ -301,8 +329,19 @@ class Store:
                 if isinstance(error, UNFIT):
                     raise UnfitRecord(f"{type(error).__name__}: {error}") from error
                 if isinstance(error, sqlite3.Error):
+                    self._anchor_anew()
                     raise self._explained(error) from error
                 raise
+
+    def _anchor_anew(self) -> None:
+        """Let SQLite come to itself after a full disk: it undoes the rest when no statement is open."""
+        if self._anchor is None:
+            return
+        self._anchor.close()
+        try:
+            self._anchor = self._anchored()
+        except sqlite3.Error:
+            pass  # a closed one is none; it goes on at the price of metadata operations
 
     # -- the end
 
@@ -318,23 +357,19 @@ class Store:
             self._anchor = self._db = self._held = None
 
 
-def insert(db: sqlite3.Connection, table: str, columns: int, rows: list[tuple[Any, ...]]) -> None:
-    """Add rows by few statements of many rows each."""
-    row = f"({', '.join('?' * columns)})"
-    at = 0
-    for count in ROWS:
-        statement = f"INSERT INTO {table} VALUES {', '.join([row] * count)}"  # noqa: S608  our own names
-        while len(rows) - at >= count:
-            db.execute(statement, list(chain.from_iterable(rows[at : at + count])))
-            at += count
-
-
 def insert_parts(db: sqlite3.Connection, call: int, segments: Sequence[Bytes]) -> None:
     """Add a result in parts that SQLite takes; each is bound as it lies in memory."""
     for number, segment in enumerate(segments):
         view = memoryview(segment).cast("B")
         for part, at in enumerate(range(0, view.nbytes, PART) or [0]):
             db.execute("INSERT INTO parts VALUES (?, ?, ?, ?)", (call, number, part, view[at : at + PART]))
+
+
+def is_open(path: str) -> bool:
+    """Whether this process has a store of this file open."""
+    if not os.path.exists(path):
+        return False
+    return any(s._db is not None and os.path.exists(s.path) and os.path.samefile(s.path, path) for s in list(_open))
 
 
 def _before_fork() -> None:

@@ -1,0 +1,87 @@
+"""Who stands: waiting for them, and telling of them once."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import Protocol
+
+from mainstay.launches import Log
+from mainstay.report import Description
+from mainstay.roster import Roster
+from mainstay.scheduler import Scheduler
+
+now = time.monotonic
+
+
+class Pool(Protocol):
+    """The pool whose workers are mustered. `changed` is told when who stands has changed; it holds the pool's lock."""
+
+    changed: threading.Condition
+    broken: BaseException | None
+    over: bool
+    scheduler: Scheduler
+    roster: Roster
+
+
+class Muster:
+    """Tells of a pool's start when every worker stands, or when those that are missing have had `patience` seconds.
+
+    All methods but `wait_ready` want the pool's lock held.
+    """
+
+    def __init__(self, pool: Pool, patience: float, log: Log) -> None:
+        self._pool, self._patience, self._log = pool, patience, log
+        self._begun = now()
+        self._told_after: float | None = None  # seconds from the beginning
+        self._tell_at: float | None = None
+
+    def describe(self) -> Description:
+        """Return what stands."""
+        return self._pool.roster.describe(self._pool.scheduler.workers, self._told_after)
+
+    def joined(self) -> None:
+        """A worker has come."""
+        if self._told_after is None:
+            self._tell_at = self._tell_at or now() + self._patience
+        self.look()
+
+    def look(self) -> None:
+        """Look whether all stand; the last to come may be an agent that has no worker to fork."""
+        self._pool.changed.notify_all()
+        if self._told_after is None and self._pool.roster.is_complete():
+            self._tell(logging.INFO)
+
+    def next_deadline(self) -> float | None:
+        """Return when `tick` wants to be called."""
+        return self._tell_at
+
+    def tick(self, time_now: float) -> None:
+        """Tell of those who stand, when the others have had their time."""
+        if self._tell_at is not None and self._tell_at <= time_now:
+            self._tell(logging.WARNING)
+
+    def _tell(self, level: int) -> None:
+        self._told_after, self._tell_at = now() - self._begun, None
+        self._log(level, str(self.describe()))
+
+    def wait_ready(self, wanted: int | None, timeout: float | None) -> Description:
+        """Wait until as many workers stand (None: all that will)."""
+        pool = self._pool
+        with pool.changed:
+            pool.changed.wait_for(lambda: self._is_settled(wanted), timeout)
+            if pool.broken is not None:
+                raise pool.broken
+            description = self.describe()
+            complete = pool.roster.is_complete()
+        if description.workers < (wanted or 1) or not (wanted or complete):
+            when = "at shutdown" if pool.over else "and no more will come" if complete else f"after {timeout:g} s"
+            raise TimeoutError(f"{description.workers} of {wanted or 'all'} workers stand {when}: {description}")
+        return description
+
+    def _is_settled(self, wanted: int | None) -> bool:
+        """Whether as many workers stand, or waiting for more is in vain."""
+        if self._pool.broken is not None or self._pool.over or self._pool.roster.is_complete():
+            return True
+        return wanted is not None and len(self._pool.scheduler.workers) >= wanted
