@@ -49,7 +49,7 @@ with mainstay.Executor() as one, mainstay.Executor() as other:
 HOLD = """\
 import os, time, mainstay
 
-with mainstay.Executor() as pool:
+with mainstay.Executor(log=lambda line: print(line, flush=True)) as pool:
     told = pool.wait_ready(timeout=30)
     tasks = [pool.submit(time.sleep, 600) for _ in range(told.workers)]
     open("holds", "w").write(str(told.workers))
@@ -67,10 +67,10 @@ UNLIKE = {"n1": 4, "n2": 1, "n3": 1}  # what Slurm makes of them on idle nodes o
 # A line of shell, and how often it begins the program: `mainstay run` does it once.
 LINES = {
     "python": (PYTHON, 1),
-    "srun": (f"""{PYTHON} '{{"launcher": "srun"}}'""", 1),
     "srun-run": (f"srun -n 6 {RUN}", 1),
     "srun-pmi2-python": (f"srun --mpi=pmi2 -n 6 {PYTHON}", 6),
     "srun-pmix-run": (f"srun --mpi=pmix -n 6 {RUN}", 1),
+    "srun-none-python": (f"srun --mpi=none -n 6 {PYTHON}", 6),
     "mpich-run": (f"{BIN}/mpiexec -n 6 {RUN}", 1),
     "mpich-python": (f"{BIN}/mpirun -n 6 {PYTHON}", 6),
     "openmpi-run": (f"{OPENMPI}/mpiexec -n 6 {RUN}", 1),
@@ -166,7 +166,7 @@ def test_pools_one_after_another_and_at_once(idle):
 
 
 def test_fewer_workers_than_the_allocation_has_room_for(idle):
-    ended = idle.wait(idle.submit(f"""{PYTHON} '{{"max_workers": 3}}'""", *SIX), 30)
+    ended = idle.wait(idle.submit(f"""{PYTHON} '{{"max_workers": 3, "launcher": "srun"}}'""", *SIX), 30)
     ((launcher, stood, ran),) = pools(ended.output)
     assert launcher == "srun"
     assert sum(stood.values()) == 3
@@ -183,7 +183,7 @@ def test_nothing_is_left(idle, end):
         next(process for process in ours(idle) if "python hold.py" in command(process)).kill()
         wait_until(lambda: not ours(idle), 5)
     idle.run(["scancel", job])
-    wait_until(lambda: not ours(idle), 5)
+    wait_until(lambda: not ours(idle), 15)  # a pool drains on SIGTERM, until Slurm kills it: here after KillWait=5 s
 
 
 def ours(bed):
@@ -213,6 +213,15 @@ def test_mainstay_sbatch_lets_python_hear_the_signal(idle):
     wait_until(lambda: output.exists() and "seed" in output.read_text())
     idle.run(["scancel", "--batch", "--signal=USR1", job])
     assert idle.wait(int(job), 20).output == "['--seed', 'two words']\nheard\n"
+
+
+def test_mainstay_sbatch_lets_the_pool_hear_the_signal(idle):
+    (idle.shared / "holds").unlink(missing_ok=True)
+    job = idle.run([f"{BIN}/mainstay", "sbatch", "--parsable", "hold.py", "-n2", "--time=5"]).stdout.strip()
+    wait_until(lambda: (idle.shared / "holds").exists(), 20)
+    idle.run(["scancel", "--batch", "--signal=USR1", job])
+    wait_until(lambda: "SIGUSR1 came" in (idle.shared / f"hold-{job}.out").read_text())
+    idle.run(["scancel", job])
 
 
 def test_mainstay_sbatch_passes_a_refusal_on(idle):
