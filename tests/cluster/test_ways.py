@@ -173,17 +173,25 @@ def test_fewer_workers_than_the_allocation_has_room_for(idle):
     assert ran == stood
 
 
-@pytest.mark.parametrize("end", ["SIGKILL", "scancel"])
-def test_nothing_is_left(idle, end):
-    (idle.shared / "holds").unlink(missing_ok=True)
-    job = idle.submit(f"{BIN}/python hold.py & wait; sleep 600", *SIX)  # the job goes on without its client
-    wait_until(lambda: (idle.shared / "holds").exists(), 20)
-    assert len(ours(idle)) >= 6 + 3 + 2  # workers, agents, the client and its srun
-    if end == "SIGKILL":
-        next(process for process in ours(idle) if "python hold.py" in command(process)).kill()
-        wait_until(lambda: not ours(idle), 5)
+def test_a_client_that_is_killed_leaves_nothing(idle):
+    job = hold(idle, f"{BIN}/python hold.py & wait; sleep 600")  # the job goes on
+    next(process for process in ours(idle) if "python hold.py" in command(process)).kill()
+    wait_until(lambda: not ours(idle), 5)
     idle.run(["scancel", job])
-    wait_until(lambda: not ours(idle), 15)  # a pool drains on SIGTERM, until Slurm kills it: here after KillWait=5 s
+
+
+def test_a_job_that_is_cancelled_leaves_nothing(idle):
+    idle.run(["scancel", hold(idle, f"exec {BIN}/python hold.py")])
+    wait_until(lambda: not ours(idle))  # the pool drains on SIGTERM, until Slurm kills it after KillWait
+
+
+def hold(bed, script):
+    """Submit a job with a busy pool."""
+    (bed.shared / "holds").unlink(missing_ok=True)
+    job = bed.submit(script, *SIX)
+    wait_until(lambda: (bed.shared / "holds").exists(), 20)
+    assert len(ours(bed)) >= 6 + 3 + 2  # workers, agents, the client and its srun
+    return job
 
 
 def ours(bed):
