@@ -258,6 +258,7 @@ def test_a_file_that_may_not_be_written(shared, other_user):
 
 def test_a_directory_that_may_not_be_written(shared, other_user):
     path = made(shared / "a.db")
+    path.chmod(0o666)
     (shared / "a.db.lock").unlink()
     shared.chmod(0o555)
     assert attempt(other_user, path, "read") == "100"
