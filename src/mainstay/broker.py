@@ -294,6 +294,9 @@ class Broker:
         self._act(self.scheduler.joined(worker.number, now()))
         self.muster.joined()
 
+    def someone_came(self) -> None:
+        self.muster.look()
+
     def worker_spoke(self, worker: WorkerState, frames: list[Frame]) -> None:
         done = [frame for frame in frames if frame.kind == Kind.RESULT or frame.kind == Kind.ERROR]
         if done:

@@ -28,7 +28,8 @@ ASK = 60.0  # seconds between two questions to Slurm: the limit may be changed w
 LOOK = 0.2  # seconds between two looks whether the rest has ended
 LAST = 5.0  # seconds before the end at which what still runs is given up
 PATIENCE = 20.0  # seconds that a SIGTERM leaves, where Slurm does not tell; it kills after KillWait, 30 s
-SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
+# What a program has that leaves a signal to the system. `mainstay sbatch` has SIGUSR1 ignored until a pool hears it.
+LEFT = {signal.SIGUSR1: (signal.SIG_DFL, signal.SIG_IGN), signal.SIGTERM: (signal.SIG_DFL,)}
 
 _endings: weakref.WeakSet[Ending] = weakref.WeakSet()
 
@@ -175,8 +176,8 @@ def requeue(job: str, log: Log) -> None:
 def listen() -> None:
     """Take the signals by which Slurm tells of the end, where this program leaves them to the system."""
     if threading.current_thread() is threading.main_thread():
-        for number in SIGNALS:
-            if signal.getsignal(number) == signal.SIG_DFL:
+        for number in LEFT:
+            if signal.getsignal(number) in LEFT[number]:
                 signal.signal(number, _on_signal)
 
 

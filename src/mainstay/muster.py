@@ -43,11 +43,15 @@ class Muster:
 
     def joined(self) -> None:
         """A worker has come."""
-        self._pool.changed.notify_all()
         if self._told_after is None:
             self._tell_at = self._tell_at or now() + self._patience
-            if self._pool.roster.is_complete():
-                self._tell(logging.INFO)
+        self.look()
+
+    def look(self) -> None:
+        """Look whether all stand; the last to come may be an agent that has no worker to fork."""
+        self._pool.changed.notify_all()
+        if self._told_after is None and self._pool.roster.is_complete():
+            self._tell(logging.INFO)
 
     def next_deadline(self) -> float | None:
         """Return when `tick` wants to be called."""

@@ -56,6 +56,7 @@ class WorkerState:
 class Pool(Protocol):
     """What the roster reports to."""
 
+    def someone_came(self) -> None: ...
     def worker_joined(self, worker: WorkerState) -> None: ...
     def worker_spoke(self, worker: WorkerState, frames: list[Frame]) -> None: ...
     def worker_leaving(self, worker: WorkerState) -> None: ...
@@ -130,6 +131,7 @@ class Roster:
         for _ in range(self._share(hello["slots"], hello["cores"], attempt.nodes)):
             self._fork(agent)
         self._complete = len(self.agents) >= attempt.nodes
+        self._pool.someone_came()
 
     def _share(self, slots: int | None, cores: int, nodes: int) -> int:
         """Return how many of the pool's workers the agent that came last gets."""

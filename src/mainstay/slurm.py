@@ -34,6 +34,9 @@ OPTIONS = (
     "SLURM_WHOLE",
 )
 
+# What a rank has that was started by an mpiexec, be it in a step that this one began for itself.
+OF_AN_MPIEXEC = ("SLURM_EXTERNAL_LAUNCHER", "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_SIZE")
+
 
 class Node(NamedTuple):
     """A node of the allocation: its name, and how many tasks and CPUs of it are ours."""
@@ -86,7 +89,8 @@ def _are_the_jobs(environ: Mapping[str, str]) -> bool:
     A step's numbers take the place of the job's: those of an interactive shell, or of an `mpiexec` that starts one
     process per node to start its ranks, say nothing of what the job may run.
     """
-    if "SLURM_EXTERNAL_LAUNCHER" in environ or environ.get("SLURM_STEP_NUM_TASKS") == "1":
+    one_task = environ.get("SLURM_STEP_NUM_TASKS") == "1"
+    if "SLURM_STEP_ID" in environ and (one_task or any(name in environ for name in OF_AN_MPIEXEC)):
         return False
     return "SLURM_NTASKS" in environ or "SLURM_NTASKS_PER_NODE" in environ
 

@@ -15,7 +15,7 @@ LAYERS = [
     ["errors"],
     ["wire"],
     ["journal"],
-    ["orders", "options", "report", "interrupts", "slurm"],
+    ["orders", "options", "report", "interrupts", "slurm", "slurm_script"],
     ["scheduler"],
     ["world"],
     ["node"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mainstay.launch.srun import srun_argv
+from mainstay.node.__main__ import slots_of
 from mainstay.slurm import Allocation, allocation, counts, hosts
 from mainstay.world import place
 
@@ -76,7 +77,13 @@ def test_a_shell_in_a_step_of_one_task_has_the_whole_job():
 def test_the_step_of_an_mpiexec_says_nothing():
     environ = job(JOB_CPUS_PER_NODE="4,1(x2)", STEP_ID="0", STEP_NUM_TASKS="3", NTASKS="3", TASKS_PER_NODE="1(x3)")
     assert workers(environ) == [1, 1, 1]
-    assert workers(environ | {"SLURM_EXTERNAL_LAUNCHER": "1"}) == [4, 1, 1]
+    for name in ("SLURM_EXTERNAL_LAUNCHER", "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_SIZE"):  # old and new Slurm, Open MPI
+        assert workers(environ | {name: "1"}) == [4, 1, 1]
+
+
+def test_ranks_that_the_batch_script_has_by_itself_know_the_numbers_of_the_job():
+    environ = job(JOB_CPUS_PER_NODE="4(x3)", NTASKS="6", TASKS_PER_NODE="2(x3)") | {"OMPI_COMM_WORLD_SIZE": "6"}
+    assert workers(environ) == [2, 2, 2]
 
 
 def test_a_step_is_a_world():
@@ -95,3 +102,12 @@ def test_srun_is_told_all_that_it_would_inherit():
     argv = srun_argv("srun", here, (22, 5))
     assert {"--overlap", "--jobid=7", "--nodes=3", "--ntasks=3", "--ntasks-per-node=1"} <= set(argv)
     assert "--overlap" not in srun_argv("srun", here, (20, 2))
+
+
+def test_an_agent_finds_the_slots_of_its_host():
+    assert slots_of("n1=4,n2=1", "n2") == 1
+    assert slots_of("n1=4,n2=1", "n1.site.org") == 4
+    assert slots_of("n1.site.org=4,n2.site.org=1", "n2") == 1
+    assert slots_of("n1=4", "n7") is None
+    assert slots_of("n1=4", "cloud-17", "n1") == 4  # Slurm may know a host by a name that is not the host's own
+    assert (slots_of("3", "n1"), slots_of("", "n1")) == (3, None)
