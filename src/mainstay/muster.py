@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from typing import Protocol
@@ -11,6 +12,7 @@ from mainstay.launches import Log
 from mainstay.report import Description
 from mainstay.roster import Roster
 from mainstay.scheduler import Scheduler
+from mainstay.slurm import advice, allocation
 
 now = time.monotonic
 
@@ -64,7 +66,20 @@ class Muster:
 
     def _tell(self, level: int) -> None:
         self._told_after, self._tell_at = now() - self._begun, None
-        self._log(level, str(self.describe()))
+        description = self.describe()
+        self._log(level, str(description))
+        for line in self._advice(description):
+            self._log(logging.WARNING, line)
+
+    def _advice(self, description: Description) -> list[str]:
+        """Return what is odd about these workers in this allocation, if it is one."""
+        try:
+            here = allocation(os.environ)
+        except ValueError:
+            return []  # of which the launcher has told
+        if here is None:
+            return []
+        return advice(here, description.launcher, description.hosts)
 
     def wait_ready(self, wanted: int | None, timeout: float | None) -> Description:
         """Wait until as many workers stand (None: all that will)."""
