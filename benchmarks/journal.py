@@ -11,7 +11,7 @@ new calls       per second, all results there; the workers stand, and the keeper
 again           seconds until all of 100,000 finished calls are delivered, opening included, imports not
 operations      for metadata in 10,000 calls, opening and closing included, `chown` not; again, when all are there
 on the mount    new calls per second there
-bytes           in files per result, beyond what a keeper has of itself (their sizes; what they take on disk is more)
+bytes           in files per result (their sizes; what they take on disk is more)
 files           after how many calls
 arrays          MB/s of results of 8 MB that are kept, closing included, and restored
 """

@@ -76,6 +76,21 @@ def test_what_is_no_journal_is_left_as_it_is(tmp_path, content, write):
     assert len(verify(path)) == 1
 
 
+def test_a_file_of_one_byte_which_sqlite_takes_for_empty_is_left_as_it_is(tmp_path):
+    (tmp_path / "a.db").write_bytes(b"x")
+    with pytest.raises(JournalError, match="not a journal"):
+        Store(tmp_path / "a.db")
+    assert (tmp_path / "a.db").read_bytes() == b"x"
+
+
+def test_another_programs_lock_file_is_left_as_it_is(tmp_path):
+    lock = tmp_path / "poetry.lock"
+    lock.write_text("[[package]]\n" * 100)
+    with pytest.raises(JournalError, match=r"poetry.lock.*another program's file.*another path"):
+        Store(tmp_path / "poetry")
+    assert lock.read_text() == "[[package]]\n" * 100
+
+
 @pytest.mark.parametrize("write", [True, False])
 def test_another_programs_database_is_left_as_it_is(tmp_path, write):
     path = tmp_path / "a.db"

@@ -61,6 +61,8 @@ class Lock:
         try:
             self.by_kernel = self._lock()
             self.left_by = holder_in(self._fd)
+            if self.left_by is None and text_in(self._fd):
+                raise self._not_a_lock()
             if not self.by_kernel and self.left_by is not None and may_live(self.left_by):
                 raise self._in_use(self.left_by)
         except BaseException:
@@ -84,6 +86,12 @@ class Lock:
             f"the journal {self._journal!r} is in use by {who}. Wait until it has ended, or give another file; "
             f"to look at it meanwhile: mainstay journal {self._journal}",
             holder,
+        )
+
+    def _not_a_lock(self) -> JournalError:
+        return JournalError(
+            f"{self._path!r}, which the journal {self._journal!r} wants beside it, is another program's file, and was "
+            "left as it is; give the journal another path"
         )
 
     def _name_holder(self) -> None:
@@ -149,10 +157,15 @@ def _look(fd: int) -> tuple[bool, Holder | None]:
     return True, holder_in(fd) or Holder("(unknown)", pid, os.fstat(fd).st_mtime)
 
 
+def text_in(fd: int) -> bytes:
+    """Return the text of a lock file, without what fills it up."""
+    return os.pread(fd, LENGTH, 0).strip(b" \0")
+
+
 def holder_in(fd: int) -> Holder | None:
     """Return whom the text of a lock file names."""
     try:
-        fields: dict[str, Any] = json.loads(os.pread(fd, LENGTH, 0))
+        fields: dict[str, Any] = json.loads(text_in(fd))
         return Holder(str(fields["host"]), int(fields["pid"]), float(fields["since"]))
     except (ValueError, KeyError, TypeError):
         return None
