@@ -93,7 +93,7 @@ def test_a_signal_ends_it_in_good_order(cluster, number, state):
 
 
 def test_two_of_three_hosts_are_lost(cluster):
-    folder = cluster.shared / "hosts"
+    folder = cluster.shared / "lost"
     text = script(cluster, folder, calls=1000, seconds=0.05, journal="calls.db", node_timeout=3)
     job = cluster.submit(text, "-N3", "-n12", "--no-kill", "--time=5")
     for host in ("n2", "n3"):
