@@ -15,6 +15,7 @@ from collections.abc import Callable
 from mainstay.errors import LaunchError
 from mainstay.launch import Invitation, Launched, Launcher
 
+REJOIN = 15.0  # seconds between two attempts to start an agent on a node that was lost
 MOST_FRUITLESS = 3  # launches by one launcher, one after another without a result
 GRACE = 2.0  # seconds in which a launch ends by itself before it is killed
 Log = Callable[[int, str], None]
@@ -29,6 +30,7 @@ class Attempt:
         self.begun = time.monotonic()
         self.willing = True
         self._launched: Launched | None = None
+        self._rejoining: dict[str, Launched | None] = {}  # by node
         self._given_up = False
         self._started = threading.Event()
 
@@ -55,6 +57,23 @@ class Attempt:
         finally:
             self._started.set()
 
+    def rejoin(self, node: str) -> None:
+        """Start an agent on a node that was lost, if the launcher can; returns at once."""
+        if hasattr(self.launcher, "rejoin") and node not in self._rejoining:
+            self._rejoining[node] = None
+            threading.Thread(target=self._rejoin, args=(node,), name="mainstay-rejoin", daemon=True).start()
+
+    def _rejoin(self, node: str) -> None:
+        try:
+            launched = self._rejoining[node] = self.launcher.rejoin(self._invitation, node)  # type: ignore[attr-defined]
+            if self._given_up:
+                launched.end()
+            launched.wait()
+        except Exception:  # noqa: S110  the node is not back yet; it is tried again
+            pass
+        finally:
+            del self._rejoining[node]
+
     @property
     def nodes(self) -> int:
         """How many agents will come."""
@@ -64,8 +83,9 @@ class Attempt:
     def end(self) -> None:
         """Kill whatever the launch has started."""
         self._given_up = True
-        if self._launched is not None:
-            self._launched.end()
+        for launched in [self._launched, *list(self._rejoining.values())]:
+            if launched is not None:
+                launched.end()
 
     def finish(self) -> None:
         """Let the launch end by itself, for `GRACE` seconds; then kill it."""
@@ -95,6 +115,7 @@ class Launches:
         self._count = 0
         self._fruitless = 0
         self._brought_workers = False
+        self._missing: dict[str, float] = {}  # nodes that were lost, and when an agent is to be started there
         self.closing = False  # a launch that ends now has done its work
         self.on_lost: Callable[[], None]
         self.on_exhausted: Callable[[LaunchError], None]
@@ -107,6 +128,7 @@ class Launches:
         self._count += 1
         self._fruitless += 1
         self._brought_workers = False
+        self._missing.clear()
         attempt = self.current = Attempt(self._count, self._chain[0], self._invitation._replace(launch=self._count))
         self.deadline = attempt.begun + self._start_timeout
         self._late = f"brought no worker within start_timeout={self._start_timeout:g} s"
@@ -125,15 +147,27 @@ class Launches:
         """A result has come."""
         self._fruitless = 0
 
+    def lost(self, node: str, now: float) -> None:
+        """An agent is gone, and perhaps its node: it is taken back when it returns."""
+        self._missing[node] = now + REJOIN
+
+    def came(self, node: str) -> None:
+        """An agent stands on that node."""
+        self._missing.pop(node, None)
+
     def lost_all(self, now: float) -> None:
         """The last agent is gone: the launch has `GRACE` seconds to end and say why."""
         self.deadline = now + GRACE
         self._late = "every agent that it had started is gone"
 
     def next_deadline(self) -> float | None:
-        return self.deadline
+        return min((at for at in (self.deadline, *self._missing.values()) if at is not None), default=None)
 
     def tick(self, now: float) -> None:
+        for node in [node for node, at in self._missing.items() if at <= now]:
+            self._missing[node] = now + REJOIN
+            if self.current is not None:
+                self.current.rejoin(node)
         if self.deadline is not None and self.deadline <= now:
             self.fail(self._late)
 

@@ -127,6 +127,7 @@ class Roster:
         connection.on_frames = lambda frames: self._on_agent(agent, frames)
         connection.on_end = lambda: self._agent_gone(agent)
         self.agents.append(agent)
+        self._launches.came(agent.host)
         connection.send(encode(Kind.SETUP, self._setup))
         for _ in range(self._share(hello["slots"], hello["cores"], attempt.nodes)):
             self._fork(agent)
@@ -185,6 +186,7 @@ class Roster:
         self.dismiss([agent])
         if self._launches.current is not None and not self.closing:
             self._log(logging.WARNING, f"the agent on {agent.host} {what}; its tasks run again elsewhere")
+            self._launches.lost(agent.host, time.monotonic())
             if not self.agents:
                 self._launches.lost_all(time.monotonic())
 

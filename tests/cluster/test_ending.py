@@ -106,5 +106,20 @@ def test_two_of_three_hosts_are_lost(cluster):
         cluster.start(host)
 
 
+def test_a_host_that_comes_back_is_taken_back(cluster):
+    folder = cluster.shared / "back"
+    text = script(cluster, folder, calls=1500, seconds=0.1, node_timeout=3)
+    job = cluster.submit(text, "-N3", "-n6", "--no-kill", "--time=5")
+    cluster.until(lambda: " n3\n" in _read(folder / "effects"), 30, "calls run on n3")
+    cluster.cut("n3")
+    out = cluster.shared / f"slurm-{job}.out"
+    cluster.until(lambda: "the agent on n3 has said nothing" in _read(out), 30, "n3 is missed")
+    before = _read(folder / "effects").count(" n3\n")
+    cluster.mend("n3")
+    cluster.until(lambda: _read(folder / "effects").count(" n3\n") > before + 5, 60, "calls run on n3 again")
+    cluster.run(["scancel", str(job)])
+    cluster.wait(job)
+
+
 def _read(path: Path) -> str:
     return path.read_text() if path.exists() else ""

@@ -46,7 +46,10 @@ class Launched(Protocol):
 
 
 class Launcher(Protocol):
-    """One way to start agents. `most_workers` bounds the pool (None: no bound)."""
+    """One way to start agents. `most_workers` bounds the pool (None: no bound).
+
+    One that has `rejoin(invitation, host) -> Launched` starts an agent on a host that was lost, when it is back.
+    """
 
     name: str
     most_workers: int | None

@@ -17,6 +17,7 @@ from mainstay.launch.process import AGENT, RANK_VARIABLES, Process
 from mainstay.launch.world import not_rank_0, open_gates
 from mainstay.slurm import OPTIONS, Allocation, allocation
 
+IMMEDIATE = 5  # seconds that a step waits for a node that may not be back
 OVERLAP_SINCE = (20, 11)  # before, steps overlapped unasked
 
 
@@ -45,22 +46,30 @@ class Srun:
         return not_rank_0()
 
     def start(self, invitation: Invitation) -> Process:
+        return self._start(invitation, None)
+
+    def rejoin(self, invitation: Invitation, host: str) -> Process:
+        """Start an agent on one node, which was lost; the step ends at once where the node is not back."""
+        return self._start(invitation, host.partition(".")[0])
+
+    def _start(self, invitation: Invitation, node: str | None) -> Process:
         here, program = allocation(os.environ), shutil.which("srun")
         if here is None or program is None:
             raise FileNotFoundError(self.why_not())
         slots = ",".join(f"{node.name}={count}" for node, count in zip(here.nodes, here.workers, strict=True))
         environment = invitation.environment() | {"MAINSTAY_SLOTS": slots} | open_gates()
-        argv = srun_argv(program, here, version_of(program))
+        argv = srun_argv(program, here, version_of(program), node)
         return Process(argv, environment, len(here.nodes), tethered=True, hidden=(*RANK_VARIABLES, *OPTIONS))
 
 
-def srun_argv(program: str, here: Allocation, version: tuple[int, int]) -> list[str]:
-    """Return srun's command line: an agent per node, not bound to a core, whose end ends none of the others."""
-    nodes = str(len(here.nodes))
+def srun_argv(program: str, here: Allocation, version: tuple[int, int], node: str | None = None) -> list[str]:
+    """Return srun's command line: an agent per node, or on one; not bound to a core, and none ends with another."""
+    nodes = "1" if node else str(len(here.nodes))
     return [
         program,
         *(["--overlap"] if version >= OVERLAP_SINCE else []),
         f"--jobid={here.job}",
+        *([f"--nodelist={node}", f"--immediate={IMMEDIATE}"] if node else []),
         f"--nodes={nodes}",
         f"--ntasks={nodes}",
         "--ntasks-per-node=1",
