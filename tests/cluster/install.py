@@ -33,6 +33,7 @@ def ensure_slurm() -> None:
     Raises:
         Unavailable: this is not root, there is no apt-get, it failed, or no namespaces can be made.
     """
+    os.environ["PATH"] = PATH  # munged and slurmd stand in /usr/sbin, where not everybody looks
     if os.geteuid() != 0:
         raise Unavailable("a cluster of namespaces needs root")
     if missing():

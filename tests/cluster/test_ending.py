@@ -51,31 +51,31 @@ def effects(folder: Path) -> collections.Counter[int]:
 
 def test_a_job_that_ends_too_soon_is_gone_on_with(cluster):
     folder = cluster.shared / "limit"
-    text = script(cluster, folder, calls=60, seconds=0.5, journal="calls.db", drain=5)
+    text = script(cluster, folder, calls=100, seconds=0.5, journal="calls.db", drain=5)
     job = cluster.submit(text, "-N3", "-n6", "--time=5")
     cluster.wait_running(job)
     cluster.end_at(job, 9)
     first = cluster.wait(job)
     assert first.state == "COMPLETED"
     assert " left" in first.output
-    done = int(first.output.split(" of 60")[0].split()[-1])
-    assert 0 < done < 60
+    done = int(first.output.split(" of 100")[0].split()[-1])
+    assert 0 < done < 100
     second = cluster.wait(cluster.submit(text, "-N3", "-n6", "--time=5"))
-    assert "60 of 60" in second.output
-    assert effects(folder) == dict.fromkeys(range(60), 1)  # what would not have ended was not begun
+    assert "100 of 100" in second.output
+    assert effects(folder) == dict.fromkeys(range(100), 1)  # what would not have ended was not begun
 
 
 def test_a_job_is_queued_again_by_itself(cluster):
     folder = cluster.shared / "requeue"
-    text = script(cluster, folder, calls=40, seconds=0.5, journal="calls.db", drain=5, requeue=True)
+    text = script(cluster, folder, calls=80, seconds=0.5, journal="calls.db", drain=5, requeue=True)
     job = cluster.submit(text, "-N3", "-n6", "--time=5", "--requeue", "--open-mode=append")
     cluster.wait_running(job)
     cluster.end_at(job, 8)
     cluster.until(lambda: cluster.job(job)[0]["JobState"] == "PENDING", 60, "it waits again")
     cluster.run(["scontrol", "update", f"jobid={job}", "starttime=now+2", "timelimit=5"])  # Slurm would take 2 minutes
     ended = cluster.wait(job)
-    assert (ended.state, "40 of 40" in ended.output) == ("COMPLETED", True), ended.output
-    assert effects(folder) == dict.fromkeys(range(40), 1)
+    assert (ended.state, "80 of 80" in ended.output) == ("COMPLETED", True), ended.output
+    assert effects(folder) == dict.fromkeys(range(80), 1)
 
 
 @pytest.mark.parametrize(("number", "state"), [("USR1", "COMPLETED"), ("TERM", "COMPLETED")])
