@@ -181,23 +181,29 @@ class Executor(concurrent.futures.Executor):
         entry = None
         if self._keeper is not None and options.journal:
             entry = self._keeper.entry_of(fn, function, options, args, kwargs)
-            found = self._keeper.find(entry, options, lambda: self._submit(options, fn, args, kwargs, late=True))
+            found = self._keeper.find(
+                entry, options, future, lambda: self._submit(options, fn, args, kwargs, late=True)
+            )
             if found is not None:
                 return found
-            self._keeper.begins(entry, future)
-        task = Task(
-            next(self._ids),
-            function.number,
-            dump((args, kwargs, options.label or function.name)),
-            future,
-            entry,
-            options.label,
-            options.priority,
-            options.timeout,
-            options.retries,
-            options.worker_retries,
-        )
-        self._broker.submit(task, function, late)
+        try:
+            task = Task(
+                next(self._ids),
+                function.number,
+                dump((args, kwargs, options.label or function.name)),
+                future,
+                entry,
+                options.label,
+                options.priority,
+                options.timeout,
+                options.retries,
+                options.worker_retries,
+            )
+            self._broker.submit(task, function, late)
+        except BaseException:
+            if entry is not None and self._keeper is not None:
+                self._keeper.ends(entry, future)  # or the same call, submitted again, would follow this one for ever
+            raise
         return future
 
     def _map(

@@ -6,13 +6,14 @@ outcome of a task ──▶ keep ──▶ the journal, and on to the future
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from functools import partial
 from typing import Any, NamedTuple
 
-from mainstay.errors import TaskTimeout, WorkerDied
+from mainstay.errors import PoolBroken, TaskTimeout, WorkerDied
 from mainstay.journal import installed
 from mainstay.journal.journal import Journal
 from mainstay.journal.keys import call_key, explicit_key, function_key, version_of
@@ -52,6 +53,7 @@ class Keeper(KeepsNothing):
         self.journal = journal
         self._known: dict[int, Known] = {}  # by the function's number
         self._under_way: dict[bytes, Future[Any]] = {}
+        self._claiming = threading.Lock()  # of two threads that submit one call, one runs it
 
     # -- calls that come
 
@@ -75,23 +77,33 @@ class Keeper(KeepsNothing):
         known.key = function_key(fn)
         return known.key
 
-    def find(self, entry: Entry, options: Options, again: Callable[[], Future[Any]]) -> Future[Any] | None:
-        """Return a future for a call that finished before, or is under way; None: it must run.
+    def find(
+        self, entry: Entry, options: Options, future: Future[Any], again: Callable[[], Future[Any]]
+    ) -> Future[Any] | None:
+        """Return a future for a call that finished before, or is under way; None: it must run, as `future`.
 
         `again` submits it anew, should the one under way be cancelled.
         """
-        if self.journal.has(entry.key, failed_too=not options.retry_failed):
-            return self._restored(entry.key)
-        leader = self._under_way.get(entry.key)
-        if leader is None or leader.done():
-            return None
+        with self._claiming:
+            leader = self._under_way.get(entry.key)  # before the journal is asked, into which it goes before it ends
+            if leader is None or leader.done():
+                leader = None
+                if not self.journal.has(entry.key, failed_too=not options.retry_failed):
+                    self._under_way[entry.key] = future
+                    return None
+        if leader is None:
+            found = self._restored(entry.key)
+            if found is None:
+                self._under_way[entry.key] = future
+            return found
         follower: Future[Any] = Future()
         leader.add_done_callback(lambda leader: self._follow(leader, follower, entry.key, again))
         return follower
 
-    def begins(self, entry: Entry, future: Future[Any]) -> None:
-        """A call is under way."""
-        self._under_way[entry.key] = future
+    def ends(self, entry: Entry, future: Future[Any]) -> None:
+        """A call is no longer under way; another of the same key, begun since, still is."""
+        if self._under_way.get(entry.key) is future:
+            self._under_way.pop(entry.key, None)
 
     def _restored(self, key: bytes) -> Future[Any] | None:
         future: Future[Any] = Future()
@@ -111,13 +123,23 @@ class Keeper(KeepsNothing):
             return
         try:
             if leader.cancelled():
-                again().add_done_callback(lambda future: pass_on(future, follower))
+                self._again(follower, again)
             elif leader.exception() is None and self.journal.has(key, failed_too=False):
                 follower.set_result(unwrap(self.journal.load(key)))
             else:
                 pass_on(leader, follower)
         except BaseException as error:
             follower.set_exception(error)
+
+    def _again(self, follower: Future[Any], again: Callable[[], Future[Any]]) -> None:
+        """Run the call of a follower whose leader was cancelled; where the pool takes no more, it is cancelled too."""
+        try:
+            future = again()
+        except PoolBroken:
+            raise
+        except RuntimeError:
+            raise CancelledError from None
+        future.add_done_callback(lambda future: pass_on(future, follower))
 
     # -- calls that have ended
 
@@ -129,7 +151,12 @@ class Keeper(KeepsNothing):
         entry: Entry | None = task.entry
         if entry is None:
             return False
-        self._under_way.pop(entry.key, None)
+        waits = self._put(entry, task, outcome, seconds)
+        if not waits:
+            self.ends(entry, task.future)  # only now: who finds it no longer under way is to find it in the journal
+        return waits
+
+    def _put(self, entry: Entry, task: Task, outcome: Outcome, seconds: float) -> bool:
         payload = payload_of(outcome)
         if payload is None:
             return False
@@ -149,9 +176,14 @@ class Keeper(KeepsNothing):
                 bytes(body),
                 buffers if waits else copied(buffers),
             ),
-            partial(deliver, [outcome]) if waits else None,
+            partial(self._deliver, entry, outcome) if waits else None,
         )
         return waits
+
+    def _deliver(self, entry: Entry, outcome: Outcome) -> None:
+        """Deliver what is on disk now; those who follow it had to wait for that, too."""
+        deliver([outcome])
+        self.ends(entry, outcome.future)
 
     def keep_item(
         self, entry: Entry, failed: bool, body: bytes, buffers: Any, worker: str, started: float, seconds: float
@@ -167,7 +199,7 @@ class Keeper(KeepsNothing):
     def forget(self, task: Task) -> None:
         """A call is no longer under way."""
         if task.entry is not None:
-            self._under_way.pop(task.entry.key, None)
+            self.ends(task.entry, task.future)
 
     def close(self) -> None:
         """Write what waits."""
@@ -208,7 +240,7 @@ def unwrap(kept: Kept) -> Any:
 def pass_on(one: Future[Any], other: Future[Any]) -> None:
     """Give a future what another has."""
     if one.cancelled():
-        other.cancel()
+        other.set_exception(CancelledError())  # it runs, by its own word, and so can no longer be cancelled
     elif (error := one.exception()) is not None:
         other.set_exception(error)
     else:

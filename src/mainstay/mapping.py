@@ -79,11 +79,14 @@ def _ended(items: Iterator[Any]) -> ChunkResult:
 
 
 def _pickled(fn: Callable[..., Any], columns: list[tuple[Any, ...]]) -> Iterator[Any]:
-    for item in zip(*columns, strict=True):
+    last = len(columns[0]) - 1
+    for number, item in enumerate(zip(*columns, strict=True)):
         started = time.perf_counter()
         result = fn(*item)
         seconds = time.perf_counter() - started
         body, buffers = dump(result)
+        if number < last:  # the next item may write into the same array; each result is kept under its own arguments
+            buffers = [memoryview(bytearray(buffer)) for buffer in buffers]
         yield body, [pickle.PickleBuffer(buffer) for buffer in buffers], seconds
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 
 import pytest
@@ -124,3 +125,17 @@ def test_a_result_is_found_before_it_is_written(monkeypatch):
     assert not journal.has(key, failed_too=False)
     assert journal.load(key).body == b"body"
     journal.close()
+
+
+def test_an_array_that_is_changed_after_a_failed_write_is_kept_as_it_was(monkeypatch):
+    monkeypatch.setattr(subject, "RETRY", 60)
+    array = bytearray(b"right")
+    store = Reluctant(JournalError("full"))
+    journal = Journal(store, log=Log())
+    delivered = threading.Event()
+    journal.append(record(1)._replace(buffers=[array]), delivered.set)
+    assert delivered.wait(10)
+    array[:] = b"wrong"
+    assert journal.load(record(1).key).buffers == [b"right"]
+    journal.close()
+    assert store.load(1).buffers == [b"right"]

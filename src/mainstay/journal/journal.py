@@ -134,12 +134,25 @@ class Journal:
                 self._write(group)
         except Exception as error:  # whatever it is, the thread goes on: others wait for it
             self._told(error if isinstance(error, JournalError) else JournalError(f"the journal failed: {error!r}"))
-            self._fresh.extendleft(reversed(group))
+            self._fresh.extendleft(reversed([one for one in map(self._detached, group) if one]))
             return False
         finally:
             for then in thens:
                 then()
         return True
+
+    def _detached(self, record: Record) -> Record | None:
+        """Return a record that has to wait longer, with arrays of its own: they are delivered now, and may change."""
+        if all(type(buffer) is bytes for buffer in record.buffers):
+            return record
+        try:
+            detached = record._replace(buffers=[bytes(buffer) for buffer in record.buffers])
+        except MemoryError:
+            self._drop(record, JournalError("there is no memory for a copy of it"))
+            return None
+        if self._waiting.get(record.key) is record:
+            self._waiting[record.key] = detached
+        return detached
 
     def _write(self, group: list[Record]) -> None:
         newest = [*{record.key: record for record in group if record.key not in self._done}.values()]
