@@ -22,6 +22,7 @@ from mainstay.launches import Log
 from mainstay.options import Options
 from mainstay.orders import Task
 from mainstay.report import Description, WorkerInfo
+from mainstay.staging import look
 from mainstay.wire.functions import FunctionTable
 from mainstay.wire.payload import dump
 
@@ -52,6 +53,8 @@ class Executor(concurrent.futures.Executor):
             or measured run time, reaches into them, and what is left raises `AllocationEnding`.
         requeue: whether the Slurm job is queued again when it ends before the work; wants a journal, to go on from.
         retry_failed: whether calls that failed in an earlier run, by the journal, run again.
+        scratch: the directory of each node in which the pool makes its own for scratch files; variables and ~ in it
+            are the node's; None: the first that serves of SLURM_TMPDIR, TMPDIR and /tmp.
         log: called with each line that tells of launches; None: the logger "mainstay" (its start at INFO,
             what went wrong at WARNING).
 
@@ -75,6 +78,7 @@ class Executor(concurrent.futures.Executor):
         retry_failed: bool = True,
         drain: float = 30.0,
         requeue: bool = False,
+        scratch: str | os.PathLike[str] | None = None,
         log: Callable[[str], object] | None = None,
     ) -> None:
         if max_workers is not None and not isinstance(max_workers, int):
@@ -107,6 +111,7 @@ class Executor(concurrent.futures.Executor):
             "argv": list(sys.argv),
             "preload": tuple(preload),
             "initializer": None,
+            "scratch": None if scratch is None else os.fspath(scratch),
         }
         if initializer is not None:
             body, buffers = dump((initializer, initargs))
@@ -160,7 +165,7 @@ class Executor(concurrent.futures.Executor):
         return self._map(self._options, fn, iterables, timeout, chunksize, buffersize, progress)
 
     def options(self, **given: Any) -> View:
-        """Return this pool seen with other task options: `timeout`, `retries`, `worker_retries`, `priority`, `label`.
+        """Return this pool seen with other task options: `timeout`, `retries`, `stage_in`, … (see `Options`).
 
         The view has `submit`, `map` and `options`; an unknown option raises `TypeError` with the valid ones.
         """
@@ -180,10 +185,13 @@ class Executor(concurrent.futures.Executor):
             if found is not None:
                 return found
             self._keeper.begins(entry, future)
+        words: tuple[Any, ...] = (args, kwargs, options.label or function.name)
+        if options.stage_in or options.stage_out:
+            words += (self._broker.roster.files.orders(options.stage_in, options.stage_out),)
         task = Task(
             next(self._ids),
             function.number,
-            dump((args, kwargs, options.label or function.name)),
+            dump(words),
             future,
             entry,
             options.label,
@@ -191,6 +199,7 @@ class Executor(concurrent.futures.Executor):
             options.timeout,
             options.retries,
             options.worker_retries,
+            brings=bool(options.stage_out),
         )
         self._broker.submit(task, function, late)
         return future
@@ -212,6 +221,8 @@ class Executor(concurrent.futures.Executor):
                 f"arguments, as key=lambda x: f'{options.key}-{{x}}'"
             )
         deadline = None if timeout is None else time.monotonic() + timeout
+        if options.stage_in:
+            options = options.changed({"stage_in": look(options.stage_in)})  # once, not for each item
 
         def submit(fn: Callable[..., Any], *args: Any) -> concurrent.futures.Future[Any]:
             return self._submit(options, fn, args, {})
@@ -219,7 +230,7 @@ class Executor(concurrent.futures.Executor):
         if buffersize is not None:
             items: Iterator[Any] = zip(*iterables, strict=False)
             return mapping.watched(mapping.buffered(submit, fn, items, buffersize, deadline), None, progress)
-        if options.timeout is not None or options.retries:
+        if options.timeout is not None or options.retries or options.stage_out:
             chunksize = chunksize or 1  # these hold for an item, not for a chunk
         function = self._functions.lookup(fn)  # what cannot be pickled is told now
         pace = self._paces.setdefault(function.number, mapping.Pace())
