@@ -47,7 +47,15 @@ def test_what_was_looked_at_is_not_looked_at_again(tmp_path):
 
 @pytest.mark.parametrize(
     ("pattern", "part"),
-    [("*.csv", ""), ("a.csv", ""), ("out/*.csv", "out/"), ("a/b/c", "a/b/"), ("a/*/c", "a/"), ("**/*", ""), ("out", "")],
+    [
+        ("*.csv", ""),
+        ("a.csv", ""),
+        ("out/*.csv", "out/"),
+        ("a/b/c", "a/b/"),
+        ("a/*/c", "a/"),
+        ("**/*", ""),
+        ("out", ""),
+    ],
 )
 def test_the_part_of_a_pattern_that_is_not_kept(pattern, part):
     assert fixed_part(pattern) == part
