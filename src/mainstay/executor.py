@@ -93,6 +93,8 @@ class Executor(concurrent.futures.Executor):
         if any(candidate.name == "world" for candidate in launchers):
             _serve_in_world(start_timeout)
         self._max_workers = max_workers or len(os.sched_getaffinity(0))
+        if scratch is not None and not os.fspath(scratch).startswith(("/", "$", "~")):
+            raise ValueError(f"scratch must be None or an absolute path of a directory; given: {scratch!r}")
         if requeue and journal is None:
             raise ValueError("requeue=True wants a journal=, or the job would begin anew each time")
         if not drain >= 0:

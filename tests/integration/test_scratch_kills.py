@@ -165,3 +165,19 @@ def test_a_full_disk_is_told(small_disk, tmp_path, launcher):
             executor.options(stage_in=[source]).submit(abs, -1).result(30)
         assert caught.value.free < caught.value.needed == 1_000_000
     assert os.listdir(small_disk) == []
+
+
+def test_inputs_that_no_task_uses_make_way_for_others(small_disk, tmp_path):
+    sources = [tmp_path / name for name in "abc"]
+    for source in sources:
+        source.write_bytes(bytes(1_800_000))
+
+    def use(*names):
+        return [mainstay.staged(name).stat().st_size for name in names]
+
+    with mainstay.Executor(1, launcher="local", scratch=small_disk) as executor:
+        for names in (sources[:1], sources[:2], sources[1:], sources[:1]):
+            assert executor.options(stage_in=names).submit(use, *names).result(30) == [1_800_000] * len(names)
+        with pytest.raises(mainstay.ScratchFull):
+            executor.options(stage_in=sources).submit(use).result(30)
+        assert executor.options(stage_in=sources[:1]).submit(use, sources[0]).result(30) == [1_800_000]

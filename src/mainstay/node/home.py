@@ -141,7 +141,7 @@ def is_local(path: str) -> bool:
     return kind not in NETWORK and not kind.startswith("fuse.")
 
 
-def locked(path: str, *, wait: bool = True) -> int:
+def locked(path: str, *, wait: bool = True, shared: bool = False) -> int:
     """Return a descriptor that holds the lock of a directory; -1 if it is held or gone."""
     import fcntl
 
@@ -150,7 +150,7 @@ def locked(path: str, *, wait: bool = True) -> int:
     except OSError:
         return -1
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         os.close(fd)
         return -1

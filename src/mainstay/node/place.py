@@ -46,7 +46,7 @@ class Place:
         self._task = 0
         self._noted = False  # what is to be brought back
         self._orders = Orders("", {}, {})
-        self._here: set[str] = set()  # keys of inputs that are known to be there
+        self._held: list[int] = []  # locks on the inputs of the task that runs
 
     # -- what a task asks for
 
@@ -88,12 +88,10 @@ class Place:
         self._orders, self._task, self.used = orders, task.id, True
         self.home.require()
         try:
-            missing = {path: found for path, found in orders.inputs.items() if found[0] not in self._here}
-            if missing:
-                from mainstay.node.porter import fetch
+            if orders.inputs:
+                from mainstay.node.inputs import hold
 
-                fetch(self.home, missing, self.client)
-                self._here |= {key for key, _ in missing.values()}
+                hold(self.home, orders.inputs, self.client, self._held)
             if orders.outputs:
                 from mainstay.node.porter import note
 
@@ -106,6 +104,8 @@ class Place:
         """Bring back what the task left, however it ended, and remove its directory."""
         if error is not None:
             self._blame(error)
+        while self._held:
+            os.close(self._held.pop())
         used, noted, self.used, self._noted = self.used, self._noted, False, False
         self._orders = Orders("", {}, {})
         try:

@@ -2,7 +2,7 @@
 
 So no file holds up a result or a heartbeat, and the kernel slows a sender down to what the receiver takes.
 
-fetch   worker ──FETCH keys──▶ client      client ──FILE PIECE … DONE──▶ worker (or REFUSED, with the reason)
+fetch   worker ──FETCH keys──▶ client ──FILE PIECE … DONE──▶ worker (or REFUSED, with the reason)
 bring   worker ──BRING errand─▶ client ──DONE: come──▶ worker ──FILE PIECE … DONE──▶ client ──DONE or REFUSED──▶
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mainstay.node.context import TaskInfo
-from mainstay.node.home import Home, free, remove
+from mainstay.node.home import Home, remove
 from mainstay.node.place import Orders
 from mainstay.node.worker import send_all
 from mainstay.wire.address import Address, dial
@@ -23,45 +23,16 @@ from mainstay.wire.frames import Frame, Kind, encode
 from mainstay.wire.tree import Entry, Writer, frames_from, pack, walk
 
 Client = tuple[list[Address], bytes]
-Wanted = dict[str, tuple[str, int]]
-
-# -- inputs
 
 
-def fetch(home: Home, wanted: Wanted, client: Client) -> None:
-    """Have these inputs on the node: one worker fetches, and whoever wants the same waits for it."""
-    import fcntl
-
-    inputs = os.path.join(home.path, "inputs")
-    os.makedirs(inputs, 0o700, exist_ok=True)
-    with open(os.path.join(inputs, "lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        missing = {path: found for path, found in wanted.items() if not os.path.exists(os.path.join(inputs, found[0]))}
-        if missing:
-            _fetch_missing(home, inputs, missing, client)
-
-
-def _fetch_missing(home: Home, inputs: str, missing: Wanted, client: Client) -> None:
-    needed = sum(size for _, size in missing.values())
-    if needed > free(inputs)[0]:
-        raise home.full(needed)
-    new = os.path.join(inputs, "new")  # of one that was killed, too
-    remove(new)
-    try:
-        _receive(new, missing, client)
-        for key, _ in missing.values():
-            os.rename(os.path.join(new, key), os.path.join(inputs, key))
-    finally:
-        remove(new)
-
-
-def _receive(new: str, missing: Wanted, client: Client) -> None:
-    for key, _ in missing.values():
-        os.makedirs(os.path.join(new, key), 0o700, exist_ok=True)
-    writer = Writer(lambda name, is_directory: os.path.join(new, name), mask=0o555)
+def fetch(keys: list[str], place: str, client: Client) -> None:
+    """Have these inputs below a directory, each in one of its own that has its key for a name."""
+    for key in keys:
+        os.makedirs(os.path.join(place, key), 0o700, exist_ok=True)
+    writer = Writer(lambda name, is_directory: os.path.join(place, name), mask=0o555)
     sock, _ = dial(*client)
     with sock:
-        send_all(sock, encode(Kind.FETCH, pickle.dumps([key for key, _ in missing.values()])))
+        send_all(sock, encode(Kind.FETCH, pickle.dumps(keys)))
         try:
             for frame in frames_from(sock):
                 if frame.kind not in (Kind.FILE, Kind.PIECE):
@@ -71,9 +42,6 @@ def _receive(new: str, missing: Wanted, client: Client) -> None:
             writer.end(seal=True)
         finally:
             writer.close()
-
-
-# -- results
 
 
 def note(home: Home, number: int, orders: Orders, task: TaskInfo) -> None:
