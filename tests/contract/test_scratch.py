@@ -190,3 +190,19 @@ def test_a_base_that_is_not_there_is_told_where_it_is_wanted():
         assert executor.submit(abs, -1).result(30) == 1
         with pytest.raises(mainstay.ScratchError, match="scratch='/no/such/disk': there is no directory"):
             executor.submit(mainstay.scratch).result(30)
+
+
+def test_what_finished_is_there_when_the_rest_is_cancelled(base, tmp_path):
+    with mainstay.Executor(2, launcher="local", scratch=base) as executor:
+        view = executor.options(stage_out={"*.csv": tmp_path})
+        futures = [view.submit(lambda x: (leave(**{f"r{x}": str(x)}), time.sleep(0.02)), x) for x in range(100)]
+        futures[3].result(30)
+        executor.shutdown(cancel_futures=True)
+    done = {f"r{x}.csv" for x, future in enumerate(futures) if not future.cancelled()}
+    assert 4 <= len(done) < 100
+    assert {path.name for path in tmp_path.iterdir()} == done
+
+
+def test_a_relative_base_is_refused_at_once():
+    with pytest.raises(ValueError, match="scratch must be None or an absolute path of a directory; given: 'disk'"):
+        mainstay.Executor(scratch="disk")
