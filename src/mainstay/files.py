@@ -80,6 +80,8 @@ class Files:
             send_all(sock, answer)
         except (OSError, EOFError) as error:
             self._log(logging.DEBUG, f"a stream of files ended early: {error}")  # its worker is gone, or says so itself
+        except Exception as error:  # a bug; the worker hears an end-of-file, and others go on
+            self._log(logging.ERROR, f"a stream of files failed: {error!r}")
 
     # -- inputs
 
@@ -92,8 +94,8 @@ class Files:
                     send_all(sock, pieces)
             except (tree.Changed, FileNotFoundError, ValueError):
                 unchanged = False
-            except PermissionError as error:
-                return refusal(f"stage_in: {error}")
+            except OSError as error:
+                return refusal(f"stage_in: {path} could not be read by the client: {error}")
             if not unchanged:
                 return refusal(f"stage_in: {path} has changed since the task was submitted; submit the task again")
         return encode(Kind.DONE)
@@ -170,7 +172,7 @@ class Arrival:
         if self.trouble is None:
             try:
                 self._writer.take(frame)
-            except OSError as error:
+            except (OSError, ValueError) as error:
                 self._fail(error)
 
     def _locate(self, name: str, is_directory: bool) -> str:
@@ -178,7 +180,7 @@ class Arrival:
         if is_directory:
             return name
         directory, base = os.path.split(name)
-        path = os.path.join(directory, f".{base[:100]}.mainstay-{os.urandom(4).hex()}")
+        path = os.path.join(directory, f".{base[:40]}.mainstay-{os.urandom(4).hex()}")
         self._names[path] = name
         return path
 
@@ -214,8 +216,9 @@ class Arrival:
         del self._names[written]
         return path
 
-    def _fail(self, error: OSError) -> None:
-        room = "make room there, or " if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+    def _fail(self, error: OSError | ValueError) -> None:
+        is_full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        room = "make room there, or " if is_full else ""
         self.trouble = (
             f"stage_out: results of task {self._task} ({self._errand['label']!r}) could not be written "
             f"on the client: {error}; {room}give stage_out= another directory"

@@ -206,3 +206,24 @@ def test_what_finished_is_there_when_the_rest_is_cancelled(base, tmp_path):
 def test_a_relative_base_is_refused_at_once():
     with pytest.raises(ValueError, match="scratch must be None or an absolute path of a directory; given: 'disk'"):
         mainstay.Executor(scratch="disk")
+
+
+def test_an_input_that_the_client_cannot_read_is_told(pool, params, monkeypatch):
+    def unreadable(*words, **given):
+        raise OSError(5, "Input/output error")
+        yield
+
+    monkeypatch.setattr(files.tree, "pack", unreadable)
+    with pytest.raises(mainstay.StagingError, match=r"basin.nc could not be read by the client: .*Input/output error"):
+        pool.options(stage_in=params).submit(abs, 1).result(30)
+
+
+def test_names_that_are_long_or_no_text_come_back(pool, tmp_path):
+    def leave_odd():
+        here = os.fsencode(mainstay.scratch(per="task"))
+        for name in ("é".encode() * 120, b"\xff\xfe"):
+            with open(os.path.join(here, name), "w") as file:
+                file.write("x")
+
+    pool.options(stage_out={"*": tmp_path}).submit(leave_odd).result(30)
+    assert sorted(os.listdir(os.fsencode(tmp_path))) == ["é".encode() * 120, b"\xff\xfe"]
