@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from conftest import wait_until
 from mainstay.errors import ScratchError
 from mainstay.node import home
 from mainstay.node.home import Home
@@ -53,9 +56,40 @@ def test_it_is_the_users_own_and_removed(tmp_path):
     (deep / "file").touch()
     (deep / "link").symlink_to(tmp_path)
     deep.chmod(0o500)
-    ours.remove(apart=False)
+    ours.remove()
     assert pools(tmp_path) == []
     assert tmp_path.exists()
+
+
+@pytest.fixture
+def agent(tmp_path):
+    """A process that holds a directory with a file in it, and leaves when its stdin ends."""
+    code = f"""
+import os, sys
+from mainstay.node.home import Home
+ours = Home({str(tmp_path)!r}, "n1", os.getpid())
+open(ours.path + "/file", "w").close()
+ours.guard()
+print("ready", flush=True)
+sys.stdin.read()
+ours.remove()
+"""
+    argv = [sys.executable, "-c", code]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"ready\n"
+        yield process
+        process.kill()
+
+
+def test_it_is_gone_when_its_agent_has_ended(agent, tmp_path):
+    agent.communicate(timeout=30)
+    assert pools(tmp_path) == []
+
+
+def test_a_killed_agents_directory_is_removed_by_the_janitor(agent, tmp_path):
+    assert len(pools(tmp_path)) == 1
+    agent.kill()
+    wait_until(lambda: pools(tmp_path) == [])
 
 
 def test_what_a_killed_agent_left_is_removed_by_the_next_one_on_that_host_only(tmp_path):
@@ -70,4 +104,4 @@ def test_what_a_killed_agent_left_is_removed_by_the_next_one_on_that_host_only(t
         pools(tmp_path)
     )
     for one in (living, after):
-        one.remove(apart=False)
+        one.remove()

@@ -65,7 +65,7 @@ class Threads:
             pass
         finally:
             if self._home is not None:
-                self._home.remove(apart=False)
+                self._home.remove()
             if self._control is not None:
                 self._control.close()
             self._over.set()

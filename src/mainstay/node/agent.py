@@ -54,6 +54,7 @@ class Agent:
         self._children: dict[int, Child] = {}
         self._porters: dict[int, tuple[int, dict[str, Any]]] = {}  # by pid: the worker, and how it ended
         self._home: Home | None = None
+        self._wants_janitor = False
         self._setup: dict[str, Any] = {}
         self._paused = False
         self._beat = monotonic() + HEARTBEAT
@@ -124,7 +125,7 @@ class Agent:
     def _on_frame(self, frame: Frame) -> None:
         if frame.kind == Kind.SETUP:
             self._setup = load(frame.body)
-            self._home = Home(self._setup.get("scratch"), self._host)
+            self._home = Home(self._setup.get("scratch"), self._host, os.getpid())
             _prepare(self._setup)
         elif frame.kind == Kind.FORK:
             self._fork(frame.number)
@@ -211,7 +212,7 @@ class Agent:
         if os.getppid() != agent:
             os._exit(1)
         signal.set_wakeup_fd(-1)
-        for what in (signal.SIGCHLD, signal.SIGTERM):
+        for what in (signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1):
             signal.signal(what, signal.SIG_DFL)
 
     def _let_go(self) -> None:
@@ -261,19 +262,29 @@ class Agent:
         self._wake_write.setblocking(False)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
         signal.signal(signal.SIGTERM, lambda number, frame: self._leave())
+        signal.signal(signal.SIGUSR1, lambda number, frame: self._want_janitor())
         signal.set_wakeup_fd(self._wake_write.fileno(), warn_on_full_buffer=False)
-        self._poller.watch(self._wake_read, self._on_deaths)
+        self._poller.watch(self._wake_read, self._on_signals)
 
     def _leave(self) -> None:
         """The launcher wants the node back: end as if the client had said so."""
         self._end_at = self._end_at or monotonic()
 
-    def _on_deaths(self, events: int) -> None:
+    def _want_janitor(self) -> None:
+        self._wants_janitor = True  # the signal also wakes the poller
+
+    def _on_signals(self, events: int) -> None:
         try:
             while self._wake_read.recv(4096):
                 pass
         except BlockingIOError:
             pass
+        if self._wants_janitor and self._home is not None:
+            self._wants_janitor = False
+            self._home.guard()
+        self._reap()
+
+    def _reap(self) -> None:
         while True:
             try:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)

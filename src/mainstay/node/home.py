@@ -7,15 +7,16 @@
         NUMBER/task-ID/            what `scratch(per="task")` gives a task
         NUMBER/errand              what is to be brought back of that task
 
-The agent removes it at its end. One that is killed cannot; the next agent of the same user there then finds the
-directory unlocked, and removes it.
+It is removed by a janitor: a process in a session of its own, forked from the agent when a worker first uses the
+directory, that waits for the agent's end, however that comes. Where even the janitor was killed, the next agent of the
+same user there finds the directory unlocked, and has it removed.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import stat
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -31,14 +32,16 @@ class Home:
     Args:
         base: where it is to be made; None: in the first that serves of SLURM_TMPDIR, TMPDIR and /tmp.
         host: this node's name.
+        agent: the agent's pid; 0: there is none, but threads, in a process that had better not be forked.
     """
 
-    def __init__(self, base: str | None, host: str) -> None:
-        self.host, self.path, self._lock = host, "", -1
+    def __init__(self, base: str | None, host: str, agent: int = 0) -> None:
+        self.host, self.path, self._lock, self._agent = host, "", -1, agent
+        self._janitor: Janitor | None = None
         self._why_not = ""
         try:
             place = choose(base)
-            sweep(place, host)
+            sweep(place, host, apart=agent > 0)
             self._make(place)
         except OSError as error:
             self._why_not = str(error)
@@ -79,21 +82,42 @@ class Home:
 
         return ScratchFull(self.path, self.host, free(self.path)[0], needed)
 
+    def use(self) -> None:
+        """In a worker: something will be in the directory, so there must be a janitor."""
+        if self._agent and not os.listdir(self.path):
+            os.kill(self._agent, signal.SIGUSR1)
+
+    def guard(self) -> None:
+        """In the agent: have a janitor, if there is none."""
+        if self.path and self._janitor is None:
+            self._janitor = Janitor([self.path])
+
     def let_go(self) -> None:
-        """In a process that must not hold the lock."""
+        """In a process that is not to hold the directory."""
         if self._lock >= 0:
             os.close(self._lock)
+        if self._janitor is not None:
+            self._janitor.let_go()
 
-    def remove(self, *, apart: bool = True) -> None:
-        """Remove everything; `apart`, in a process of its own that nobody knows of, so that no kill leaves a rest."""
-        path, self.path = self.path, ""
-        if not path:
-            return
-        try:
-            os.rmdir(path)  # nobody used it
-        except OSError:
-            remove_apart([path]) if apart else remove(path)
+    def remove(self) -> None:
+        """Remove everything."""
+        path = self.path
+        if self._janitor is not None or (path and not self._was_empty(path)):
+            if self._agent:
+                self.guard()
+            else:
+                remove(path)
+        janitor, self.path = self._janitor, ""
         self.let_go()
+        if janitor is not None:
+            janitor.wait()
+
+    def _was_empty(self, path: str) -> bool:
+        try:
+            os.rmdir(path)
+        except OSError:
+            return False
+        return True
 
 
 def prefix(host: str) -> str:
@@ -162,14 +186,16 @@ def locked(path: str, *, wait: bool = True, shared: bool = False) -> int:
     return fd
 
 
-def sweep(base: str, host: str) -> None:
-    """Remove what agents of this user left on this host when they were killed."""
+def sweep(base: str, host: str, *, apart: bool) -> None:
+    """Remove (or, `apart`, have removed) what agents of this user left on this host when they were killed."""
     mine = prefix(host)
     with os.scandir(base) as entries:
         found = [entry.path for entry in entries if entry.name.rsplit("-", 2)[0] == mine and _is_own(entry)]
     held = {path: fd for path in found if (fd := locked(path, wait=False)) >= 0}
-    if held:
-        remove_apart(held)
+    if held and apart:
+        Janitor(list(held)).let_go()
+    for path in held if not apart else ():
+        remove(path)
     for fd in held.values():
         os.close(fd)
 
@@ -210,32 +236,54 @@ def _try(call: object, *given: object) -> None:
         pass
 
 
-def remove_apart(paths: Iterable[str]) -> None:
-    """Remove trees in a process that belongs to nobody, and wait for it. Wants a process with a single thread."""
-    ended, told = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.setsid()
-            if os.fork() == 0:
-                _forget_all_but(told)
-                for path in paths:
-                    remove(path)
-        finally:
-            os._exit(0)
-    os.close(told)
-    os.waitpid(child, 0)
-    os.read(ended, 1)
-    os.close(ended)
+class Janitor:
+    """A process that belongs to nobody, and removes directories when its maker lets go, or ends in whatever way.
+
+    To be made where there is a single thread.
+    """
+
+    def __init__(self, paths: list[str]) -> None:
+        hears, self._maker = os.pipe()
+        self._ended, told = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                os.setsid()
+                if os.fork() == 0:
+                    _serve_as_janitor(paths, hears, told)
+            finally:
+                os._exit(0)
+        os.close(hears)
+        os.close(told)
+        os.waitpid(child, 0)
+
+    def let_go(self) -> None:
+        os.close(self._maker)
+
+    def wait(self) -> None:
+        """Wait until all is removed."""
+        os.read(self._ended, 1)
+        os.close(self._ended)
 
 
-def _forget_all_but(kept: int) -> None:
+def _serve_as_janitor(paths: list[str], hears: int, told: int) -> None:
+    signal.set_wakeup_fd(-1)
+    for what in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(what, signal.SIG_IGN)  # they are for the agent
+    os.chdir("/")
+    _forget_all_but(hears, told)
+    os.read(hears, 1)
+    for path in paths:
+        remove(path)
+
+
+def _forget_all_but(*kept: int) -> None:
     """Close what we inherited, that nobody who reads our output waits for us; locks of directories stay."""
     null = os.open(os.devnull, os.O_RDWR)
     for fd in range(3):
         os.dup2(null, fd)
     for fd in map(int, os.listdir("/proc/self/fd")):
-        if fd > 2 and fd != kept and not _is_directory(fd):
+        if fd > 2 and fd not in kept and not _is_directory(fd):
             _try(os.close, fd)
 
 

@@ -43,6 +43,7 @@ class Place:
         self.client = (addresses, key)
         self.used = False  # by the task that runs: there is something to be done after it
         self.given_up = False  # a serial worker's thread that goes on after its task's time
+        self._has_entered = False
         self._task = 0
         self._noted = False  # what is to be brought back
         self._orders = Orders("", {}, {})
@@ -73,7 +74,7 @@ class Place:
         return os.path.join(self.home.path, "inputs", key, os.path.basename(above), rest).rstrip("/")
 
     def _made(self, name: str) -> str:
-        self.home.require()
+        self._enter()
         path = os.path.join(self.home.of_worker(self.number), name)
         try:
             os.makedirs(path, 0o700, exist_ok=True)
@@ -81,12 +82,18 @@ class Place:
             raise self.explained(error) from error
         return path
 
+    def _enter(self) -> None:
+        if not self._has_entered:
+            self.home.require()
+            self.home.use()
+            self._has_entered = True
+
     # -- before and after a task
 
     def begin(self, orders: Orders, task: TaskInfo) -> None:
         """See to it that the inputs are there, and note what is to be brought back."""
         self._orders, self._task, self.used = orders, task.id, True
-        self.home.require()
+        self._enter()
         try:
             if orders.inputs:
                 from mainstay.node.inputs import hold
