@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test cluster test-pythons check bench clean
+.PHONY: demo test cluster test-pythons check bench bench-journal clean
 
 demo: $(VENV)/ready
 	$(BIN)/mainstay demo
@@ -40,6 +40,10 @@ bench: $(VENV)/ready
 	$(BIN)/python $(PIP) --requirement benchmarks/requirements.txt
 	$(BIN)/python benchmarks/peers.py
 	$(BIN)/python benchmarks/scheduler.py
+
+bench-journal: $(VENV)/ready
+	$(BIN)/python $(PIP) --requirement benchmarks/requirements.txt
+	$(BIN)/python benchmarks/journal.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -92,7 +93,8 @@ def start(name: str, effort: argparse.Namespace, folder: str, output: IO[str]) -
 def environment(folder: str) -> dict[str, str]:
     """Return the environment in which contestants find their programs and the tasks."""
     programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    own = {"PATH": programs, "PYTHONPATH": str(HERE), "IPYTHONDIR": folder, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    modules = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
+    own = {"PATH": programs, "PYTHONPATH": modules, "IPYTHONDIR": folder, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
     return os.environ | own
 
 
@@ -104,16 +106,19 @@ def wait(process: subprocess.Popen[str]) -> bool:
     return False
 
 
-def end(process: subprocess.Popen[str]) -> int:
-    """Kill what is left of the contestant; return how many processes did not end by themselves."""
+def end(process: subprocess.Popen[str], spared: Collection[int] = ()) -> int:
+    """Kill what is left of the contestant; return how many processes did not end by themselves.
+
+    `spared` are processes below this one that are not the contestant's.
+    """
     if process.poll() is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    psutil.wait_procs(below(), GRACE)
-    left = len(below())
+    psutil.wait_procs(below(spared), GRACE)
+    left = len(below(spared))
     deadline = time.monotonic() + 10
-    while (rest := below()) and time.monotonic() < deadline:  # again, for those that were forked meanwhile
+    while (rest := below(spared)) and time.monotonic() < deadline:  # again, for those that were forked meanwhile
         for one in rest:
             with contextlib.suppress(psutil.NoSuchProcess):
                 one.kill()
@@ -121,9 +126,9 @@ def end(process: subprocess.Popen[str]) -> int:
     return left
 
 
-def below() -> list[psutil.Process]:
-    """Return every process that descends from this one: only contestants do."""
-    return psutil.Process().children(recursive=True)
+def below(spared: Collection[int]) -> list[psutil.Process]:
+    """Return every process that descends from this one, but those spared: only contestants do."""
+    return [child for child in psutil.Process().children(recursive=True) if child.pid not in spared]
 
 
 def judge(said: str, status: int, ended: bool, left: int) -> Round:

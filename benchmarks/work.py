@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
+
+import numpy
 
 
 def echo(value: Any) -> Any:
@@ -19,3 +22,15 @@ def nap(seconds: float) -> float:
     began = time.perf_counter()
     time.sleep(seconds)
     return time.perf_counter() - began
+
+
+def kept(value: Any) -> Any:
+    """Return the value, but only in the run in which it is to be kept."""
+    if "AGAIN" in os.environ:
+        raise AssertionError(f"{value} was not found, and ran again")
+    return value
+
+
+def kept_array(value: int) -> Any:
+    """Return 8 MB, but only in the run in which they are to be kept."""
+    return numpy.full(1 << 20, float(kept(value)))

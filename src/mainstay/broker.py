@@ -177,8 +177,14 @@ class Broker:
         """Begin no task that would run at that time."""
         self._act(self.scheduler.closes(at, now()))
 
+    def give_up(self, tasks: list[Task], error: AllocationEnding) -> None:
+        """These calls would not end before the allocation does."""
+        told = error.counted(self.done, len(self._tasks))
+        for task in tasks:
+            self._resolve(task, told)
+
     def ends(self, error: AllocationEnding) -> None:
-        """The allocation ends: what is left gets `error`."""
+        """The allocation ends: whatever is left gets `error`."""
         self.break_down(error.counted(self.done, len(self._tasks)))
 
     # -- the thread
@@ -287,6 +293,9 @@ class Broker:
     def worker_joined(self, worker: WorkerState) -> None:
         self._act(self.scheduler.joined(worker.number, now()))
         self.muster.joined()
+
+    def someone_came(self) -> None:
+        self.muster.look()
 
     def worker_spoke(self, worker: WorkerState, frames: list[Frame]) -> None:
         done = [frame for frame in frames if frame.kind == Kind.RESULT or frame.kind == Kind.ERROR]

@@ -2,7 +2,7 @@
 
     squeue, now and then ──▶ when it ends ──▶ `closes_at`, `drain` seconds before: nothing begins that would last longer
     SIGUSR1 (sbatch --signal=B:USR1@120), SIGTERM ──▶ nothing begins any more
-                                  nothing runs any more, or the end is near ──▶ `AllocationEnding` for what is left
+      nothing runs any more ──▶ `AllocationEnding` for what cannot begin      the end is near ──▶ for what runs, too
 
 Slurm is asked in a thread of its own, since it may take its time. All other methods want the broker's lock held.
 """
@@ -21,13 +21,15 @@ from typing import Protocol
 
 from mainstay.errors import AllocationEnding
 from mainstay.launches import Log, Post
+from mainstay.orders import Task
 from mainstay.scheduler import Scheduler
 
 ASK = 60.0  # seconds between two questions to Slurm: the limit may be changed while the job runs
 LOOK = 0.2  # seconds between two looks whether the rest has ended
 LAST = 5.0  # seconds before the end at which what still runs is given up
 PATIENCE = 20.0  # seconds that a SIGTERM leaves, where Slurm does not tell; it kills after KillWait, 30 s
-SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
+# What a program has that leaves a signal to the system. `mainstay sbatch` has SIGUSR1 ignored until a pool hears it.
+LEFT = {signal.SIGUSR1: (signal.SIG_DFL, signal.SIG_IGN), signal.SIGTERM: (signal.SIG_DFL,)}
 
 _endings: weakref.WeakSet[Ending] = weakref.WeakSet()
 
@@ -38,6 +40,7 @@ class Pool(Protocol):
     scheduler: Scheduler
 
     def closes(self, at: float) -> None: ...
+    def give_up(self, tasks: list[Task], error: AllocationEnding) -> None: ...
     def ends(self, error: AllocationEnding) -> None: ...
 
 
@@ -58,30 +61,53 @@ class Ending:
         self._closes_at: float | None = None
         self._exit_at: float | None = None  # when this program is to end, after a SIGTERM
         self.over = False
+        self._began = time.monotonic()
+        self.is_short = False  # whether calls were given up that might have ended in a job that lasts as long
         _endings.add(self)
 
     def next_deadline(self) -> float | None:
         """Return when `tick` wants to be called."""
         if self.over:
             return self._exit_at
-        look = None if self._closes_at is None else max(self._closes_at, time.monotonic() + LOOK)
-        return min((t for t in (self._ask_at, look) if t is not None), default=None)
+        looks = bool(self._pool.scheduler.unfit) or self._exit_at is not None
+        look = time.monotonic() + LOOK if looks else None
+        late = None if self._ends_at is None else self._ends_at - LAST
+        return min((t for t in (self._ask_at, look, late) if t is not None), default=None)
 
     def tick(self, now: float) -> None:
-        """Ask Slurm when it is time to; end the pool when it has come to rest, or must."""
+        """Ask Slurm when it is time to; give up what cannot run any more."""
         if self._ask_at is not None and self._ask_at <= now:
             self._ask_at = None
             threading.Thread(target=self._ask, name="mainstay-squeue", daemon=True).start()
-        if self.over and self._exit_at is not None and self._exit_at <= now:
+        if self.over:
+            self._exit(now)
+        elif self._ends_at is not None and now >= self._ends_at - LAST:
+            self._end(now)
+        elif self._pool.scheduler.is_at_rest:
+            self._come_to_rest(now)
+
+    def _come_to_rest(self, now: float) -> None:
+        """Nothing runs, and nothing that waits can."""
+        unfit, self._pool.scheduler.unfit = self._pool.scheduler.unfit, []
+        if unfit:
+            room = (self._closes_at or now) - self._began
+            self.is_short |= any(self._pool.scheduler.lasts(task) < room for task in unfit)
+            self._pool.give_up(unfit, self._error())
+        if self._exit_at is not None:
+            self._end(now)
+
+    def _end(self, now: float) -> None:
+        self.over = self.is_short = True
+        self._exit_at = None if self._exit_at is None else now + LAST  # time for the program to end by itself
+        self._pool.ends(self._error())
+
+    def _exit(self, now: float) -> None:
+        if self._exit_at is not None and self._exit_at <= now:
             self._exit_at = None
-            os.kill(os.getpid(), signal.SIGTERM)  # raises SystemExit in the main thread
-        if self.over or self._closes_at is None or now < self._closes_at:
-            return
-        is_late = self._ends_at is not None and now >= self._ends_at - LAST
-        if is_late or self._pool.scheduler.is_at_rest:
-            self.over = True
-            self._exit_at = None if self._exit_at is None else now + LAST  # time for the program to end by itself
-            self._pool.ends(AllocationEnding(self._job, self._resume))
+            os.kill(os.getpid(), signal.SIGTERM)  # which raises SystemExit in the main thread
+
+    def _error(self) -> AllocationEnding:
+        return AllocationEnding(self._job, self._resume)
 
     def _ask(self) -> None:
         end = end_of(self._job)
@@ -150,8 +176,8 @@ def requeue(job: str, log: Log) -> None:
 def listen() -> None:
     """Take the signals by which Slurm tells of the end, where this program leaves them to the system."""
     if threading.current_thread() is threading.main_thread():
-        for number in SIGNALS:
-            if signal.getsignal(number) == signal.SIG_DFL:
+        for number in LEFT:
+            if signal.getsignal(number) in LEFT[number]:
                 signal.signal(number, _on_signal)
 
 

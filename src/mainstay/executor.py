@@ -41,6 +41,7 @@ class Executor(concurrent.futures.Executor):
             None: one for each slot, or else for each core of each host.
         launcher: "auto", a launcher's name, a list of them to try in order, or a `Launcher`.
         initializer: called with `*initargs` in each worker before its first task.
+        node_timeout: seconds (>= 1) without a word from a node after which it is taken for lost.
         start_timeout: seconds in which a launcher must bring a worker before the next is tried.
         retries: how often a task that raised runs again.
         worker_retries: how often a task whose worker died runs again.
@@ -71,6 +72,7 @@ class Executor(concurrent.futures.Executor):
         initargs: tuple[Any, ...] = (),
         preload: Sequence[str] = (),
         start_timeout: float = 120.0,
+        node_timeout: float = 30.0,
         retries: int = 0,
         worker_retries: int = 2,
         journal: str | os.PathLike[str] | Store | None = None,
@@ -87,6 +89,8 @@ class Executor(concurrent.futures.Executor):
             raise ValueError(f"max_workers must be greater than 0; given: {max_workers}")
         if not start_timeout > 0:
             raise ValueError(f"start_timeout must be a number of seconds > 0; given: {start_timeout!r}")
+        if not node_timeout >= 1:
+            raise ValueError(f"node_timeout must be a number of seconds >= 1; given: {node_timeout!r}")
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be a callable; given: {initializer!r}")
         launchers = chain(launcher)
@@ -114,6 +118,7 @@ class Executor(concurrent.futures.Executor):
             "preload": tuple(preload),
             "initializer": None,
             "scratch": None if scratch is None else os.fspath(scratch),
+            "node_timeout": node_timeout,
         }
         if initializer is not None:
             body, buffers = dump((initializer, initargs))
@@ -137,7 +142,7 @@ class Executor(concurrent.futures.Executor):
         end = ending.Ending(broker, job, drain, ending.how_to_resume(journal, requeue), broker.post, log)
         broker.timed.append(end)
         if requeue:
-            broker.on_shut = lambda: ending.requeue(job, log) if end.over else None
+            broker.on_shut = lambda: ending.requeue(job, log) if end.is_short else None
         ending.listen()
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[T]:

@@ -141,7 +141,7 @@ class Chunks:
 
     def _finished(self, slot: Slot, future: Future[Any]) -> None:
         if not future.cancelled() and future.exception() is None:
-            self.received(slot, future.result())
+            self._take_in(slot, future.result())
         with self._lock:
             self._under_way -= 1
             if self._fixed is None and not future.cancelled():
@@ -160,11 +160,18 @@ class Chunks:
     def _adapt(self, slot: Slot, future: Future[Any]) -> None:
         if future.exception() is None:
             chunk: ChunkResult = future.result()
-            self._pace.each = chunk.seconds / max(1, len(chunk.results))
+            self._pace.each = chunk.seconds / len(slot.items)  # its results may have been handed out
             self._size = min(self._pace.chunk(), GROWTH * len(slot.items))
 
+    def _take_in(self, slot: Slot, chunk: ChunkResult) -> None:
+        """Call `received` before anything of the chunk is handed out, in whichever thread comes first."""
+        with self._lock:
+            if not slot.received:
+                slot.received = True
+                self.received(slot, chunk)
+
     def received(self, slot: Slot, chunk: ChunkResult) -> None:
-        """Called once for each chunk that came back, in the thread that delivers results."""
+        """Called once for each chunk that came back, with all its results."""
 
     def value(self, number: int, result: Any) -> Any:
         """Return what the caller gets for a result of item `number`."""
@@ -202,6 +209,7 @@ class Chunks:
                 raise
             yield from self._one_by_one(slot, deadline)
             return
+        self._take_in(slot, chunk)
         results = chunk.results
         slot.future = None
         results.reverse()
@@ -230,11 +238,12 @@ class Chunks:
 class Slot:
     """A chunk's place in the order: the number of its first item, and its items."""
 
-    __slots__ = ("future", "items", "start")
+    __slots__ = ("future", "items", "received", "start")
 
     def __init__(self, start: int, items: list[Item]) -> None:
         self.start, self.items = start, items
         self.future: Future[Any] | None = None
+        self.received = False
 
 
 def buffered(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from typing import Protocol
@@ -11,6 +12,7 @@ from mainstay.launches import Log
 from mainstay.report import Description
 from mainstay.roster import Roster
 from mainstay.scheduler import Scheduler
+from mainstay.slurm import advice, allocation
 
 now = time.monotonic
 
@@ -43,11 +45,15 @@ class Muster:
 
     def joined(self) -> None:
         """A worker has come."""
-        self._pool.changed.notify_all()
         if self._told_after is None:
             self._tell_at = self._tell_at or now() + self._patience
-            if self._pool.roster.is_complete():
-                self._tell(logging.INFO)
+        self.look()
+
+    def look(self) -> None:
+        """Look whether all stand; the last to come may be an agent that has no worker to fork."""
+        self._pool.changed.notify_all()
+        if self._told_after is None and self._pool.roster.is_complete():
+            self._tell(logging.INFO)
 
     def next_deadline(self) -> float | None:
         """Return when `tick` wants to be called."""
@@ -60,7 +66,20 @@ class Muster:
 
     def _tell(self, level: int) -> None:
         self._told_after, self._tell_at = now() - self._begun, None
-        self._log(level, str(self.describe()))
+        description = self.describe()
+        self._log(level, str(description))
+        for line in self._advice(description):
+            self._log(logging.WARNING, line)
+
+    def _advice(self, description: Description) -> list[str]:
+        """Return what is odd about these workers in this allocation, if it is one."""
+        try:
+            here = allocation(os.environ)
+        except ValueError:
+            return []  # of which the launcher has told
+        if here is None:
+            return []
+        return advice(here, description.launcher, description.hosts)
 
     def wait_ready(self, wanted: int | None, timeout: float | None) -> Description:
         """Wait until as many workers stand (None: all that will)."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+MOST_NAMES = 6  # of hosts in one line
+
 
 class WorkerInfo(NamedTuple):
     """A worker, as `Executor.workers` shows it.
@@ -36,9 +38,22 @@ class Description(NamedTuple):
     not_used: list[tuple[str, str]]
     ever_started: int
 
+    def _by_count(self) -> dict[int, list[str]]:
+        hosts: dict[int, list[str]] = {}
+        for host, count in sorted(self.hosts.items()):
+            hosts.setdefault(count, []).append(host)
+        return dict(sorted(hosts.items(), reverse=True))
+
     def __str__(self) -> str:
-        where = ", ".join(f"{count} on {host}" for host, count in self.hosts.items()) or "none yet"
+        where = ", ".join(_on(count, hosts) for count, hosts in self._by_count().items()) or "none yet"
         took = "" if self.seconds is None else f" after {self.seconds:.2f} s"
         why = "".join(f"; not {name}: {reason}" for name, reason in self.not_used)
         missing = "" if self.workers >= self.wanted else f" (of {self.wanted})"
         return f"launcher {self.launcher or 'not chosen yet'}; workers: {where}{missing}{took}{why}"
+
+
+def _on(count: int, hosts: list[str]) -> str:
+    """Return how many workers stand on each of some hosts, by name where they are few."""
+    if len(hosts) > MOST_NAMES:
+        return f"{count} on each of {len(hosts)} nodes"
+    return f"{count} on {hosts[0]}" if len(hosts) == 1 else f"{count} on each of {', '.join(hosts)}"

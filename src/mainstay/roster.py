@@ -27,7 +27,6 @@ from mainstay.wire.frames import Frame, Kind, encode
 from mainstay.wire.payload import load
 from mainstay.wire.poller import Poller
 
-SILENT = 30.0  # seconds without a word, heartbeats included, after which an agent's host is taken for dead
 MOST_STILLBORN = 3  # workers of one agent that end, one after another, before they say hello
 
 
@@ -61,6 +60,7 @@ class WorkerState:
 class Pool(Protocol):
     """What the roster reports to."""
 
+    def someone_came(self) -> None: ...
     def worker_joined(self, worker: WorkerState) -> None: ...
     def worker_spoke(self, worker: WorkerState, frames: list[Frame]) -> None: ...
     def worker_leaving(self, worker: WorkerState) -> None: ...
@@ -90,6 +90,7 @@ class Roster:
     ) -> None:
         self._pool, self._control, self._data, self._launches, self._log = pool, control, data, launches, log
         self.wanted, self._setup = wanted, pickle.dumps(setup)
+        self._node_timeout: float = setup["node_timeout"]  # seconds without a word, heartbeats included
         self.agents: list[AgentState] = []
         self.workers: dict[int, WorkerState] = {}
         self._leaving: dict[int, float] = {}  # closed, and waiting until then for the agent's word on why
@@ -138,6 +139,7 @@ class Roster:
         for _ in range(self._share(hello["slots"], hello["cores"], attempt.nodes)):
             self._fork(agent)
         self._complete = len(self.agents) >= attempt.nodes
+        self._pool.someone_came()
 
     def _share(self, slots: int | None, cores: int, nodes: int) -> int:
         """Return how many of the pool's workers the agent that came last gets."""
@@ -263,7 +265,7 @@ class Roster:
     # -- time
 
     def next_deadline(self) -> float | None:
-        silence = min((agent.heard + SILENT for agent in self.agents), default=None)
+        silence = min((agent.heard + self._node_timeout for agent in self.agents), default=None)
         leaving = next(iter(self._leaving.values()), None)  # the oldest is the first
         return min((t for t in (silence, leaving) if t is not None), default=None)
 
@@ -271,8 +273,8 @@ class Roster:
         for number, deadline in list(self._leaving.items()):
             if deadline <= now and number in self.workers:
                 self._worker_gone(self.workers[number], End())
-        for agent in [agent for agent in self.agents if agent.heard + SILENT <= now]:
-            self._agent_gone(agent, f"has said nothing for {SILENT:g} s")
+        for agent in [agent for agent in self.agents if agent.heard + self._node_timeout <= now]:
+            self._agent_gone(agent, f"has said nothing for {self._node_timeout:g} s")
 
     def stop(self, patience: float) -> None:
         """Close the workers' connections, which ends them; agents kill what still runs after `patience` seconds."""

@@ -102,6 +102,10 @@ class Scheduler:
         """Return the moving mean of a function's run times (s); 0 if it was never measured."""
         return self._means.get(function, 0.0)
 
+    def lasts(self, task: Task) -> float:
+        """Return how long a task may run (s): its timeout, else the mean of its function, 0 if that is not known."""
+        return self._means.get(task.function, 0.0) if task.timeout is None else task.timeout
+
     def next_tick(self) -> float | None:
         """Return when `tick` should be called next; None: not before another event."""
         heap = self._deadlines
@@ -271,10 +275,7 @@ class Scheduler:
 
     def _fits(self, task: Task, now: float) -> bool:
         """Whether a task that begins now would be done before the pool closes, as far as that can be told."""
-        if self.closes_at == inf:
-            return True
-        lasts = self._means.get(task.function, 0.0) if task.timeout is None else task.timeout
-        return now + lasts < self.closes_at
+        return self.closes_at == inf or now + self.lasts(task) < self.closes_at
 
     def _recall(self, worker: Worker) -> Recall:
         worker.recalled = worker.closed = True

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple, TypeVar
 
 T = TypeVar("T")
+MOST = 4  # nodes that an advice names
 # What a program that runs inside of a step inherits, and what a `srun` of its own would take for options.
 OPTIONS = (
     "SLURM_CPUS_PER_TASK",
@@ -33,6 +34,9 @@ OPTIONS = (
     "SLURM_TRES_PER_TASK",
     "SLURM_WHOLE",
 )
+
+# What a rank has that was started by an mpiexec, be it in a step that this one began for itself.
+OF_AN_MPIEXEC = ("SLURM_EXTERNAL_LAUNCHER", "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_SIZE")
 
 
 class Node(NamedTuple):
@@ -86,9 +90,43 @@ def _are_the_jobs(environ: Mapping[str, str]) -> bool:
     A step's numbers take the place of the job's: those of an interactive shell, or of an `mpiexec` that starts one
     process per node to start its ranks, say nothing of what the job may run.
     """
-    if "SLURM_EXTERNAL_LAUNCHER" in environ or environ.get("SLURM_STEP_NUM_TASKS") == "1":
+    one_task = environ.get("SLURM_STEP_NUM_TASKS") == "1"
+    if "SLURM_STEP_ID" in environ and (one_task or any(name in environ for name in OF_AN_MPIEXEC)):
         return False
     return "SLURM_NTASKS" in environ or "SLURM_NTASKS_PER_NODE" in environ
+
+
+def advice(here: Allocation, launcher: str, hosts: Mapping[str, int]) -> list[str]:
+    """Return what is odd about workers in an allocation, and what to do; `hosts` has their number on each host."""
+    on = {host.partition(".")[0]: count for host, count in hosts.items()}
+    if not any(node.name in on for node in here.nodes):
+        return []  # the hosts go by other names than Slurm's nodes
+    return [*_idle_nodes(here, on, launcher), *_idle_cpus(here, on), *_full_nodes(here, on)]
+
+
+def _idle_nodes(here: Allocation, on: Mapping[str, int], launcher: str) -> Iterator[str]:
+    idle, count = [node.name for node in here.nodes if node.name not in on], len(here.nodes)
+    if idle:
+        do = "give the pool more workers" if launcher == "srun" else "launcher='srun' reaches them, and 'auto' takes it"
+        yield f"{count} nodes allocated, workers on {count - len(idle)}: {_few(idle)} idle; {do}"
+
+
+def _idle_cpus(here: Allocation, on: Mapping[str, int]) -> Iterator[str]:
+    spare = [node for node in here.nodes if 0 < 2 * on.get(node.name, 0) * here.cpus_per_task <= node.cpus]
+    if spare:
+        told = _few([f"{node.name} has {node.cpus} CPUs" for node in spare])
+        yield f"half of the CPUs or more idle: {told}; add --ntasks-per-node to what the job asks for"
+
+
+def _full_nodes(here: Allocation, on: Mapping[str, int]) -> Iterator[str]:
+    full = [node for node in here.nodes if on.get(node.name, 0) * here.cpus_per_task > node.cpus]
+    if full:
+        told = _few([f"{on[node.name]} workers on the {node.cpus} CPUs of {node.name}" for node in full])
+        yield f"more workers than CPUs: {told}; ask for fewer tasks, or for more CPUs"
+
+
+def _few(words: list[str]) -> str:
+    return ", ".join(words[:MOST]) + (f" and {len(words) - MOST} more" if len(words) > MOST else "")
 
 
 def _read(environ: Mapping[str, str], name: str, read: Callable[[str], list[T]]) -> list[T]:

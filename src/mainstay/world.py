@@ -6,7 +6,7 @@
     ranks 1…3   ──▶ sleep at rank 0's gate inside `Executor()`, and exit when rank 0's program ends
 
 The gate is an abstract Unix socket whose name both sides can tell from what the process manager says of the job. On
-the other hosts of a Slurm job, the pool's agent holds one for the ranks there.
+the other hosts of a batch job, the pool's agent holds one for the ranks there.
 MPI itself is not initialised for this, so it works with any MPI, with several, and without mpi4py.
 """
 
@@ -25,6 +25,7 @@ from typing import NamedTuple
 from mainstay.slurm import counts
 
 START_GAP = 5.0  # seconds by which the ranks of one host may be started apart
+JOBS = {"SLURM_JOB_ID": "slurm", "PBS_JOBID": "pbs", "LSB_JOBID": "lsf"}  # whose number is where
 MOST_GUESTS = 1024  # ranks of one host
 LOOK_AGAIN = 0.2  # seconds between two looks for rank 0's gate
 
@@ -72,9 +73,11 @@ def _place_in_step(environ: Mapping[str, str]) -> Place | None:
 
 
 def job_of(environ: Mapping[str, str] = os.environ) -> str:
-    """Return the name that a job has on all its hosts; empty where it has none."""
-    job = environ.get("SLURM_JOB_ID")
-    return f"slurm-{job}" if job else ""
+    """Return the name that a batch job has on all its hosts; empty outside of one."""
+    for name, system in JOBS.items():
+        if environ.get(name):
+            return f"{system}-{environ[name]}-{environ.get('LSB_JOBINDEX', 0)}"
+    return ""
 
 
 def proxy_above(pid: int) -> int:

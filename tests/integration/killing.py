@@ -22,8 +22,9 @@ import mainstay
 from mainstay.journal import sqlite
 from mainstay.wire.payload import load
 
-DELIVERED = struct.Struct("<Qd")  # a call's argument; when its result was there (s, monotonic)
-PROMISE = {"group": 0.1, "each": 0.0}  # seconds after which what was delivered is on disk
+TOLD = struct.Struct("<QB")  # a call's argument, and what has happened to its result
+DELIVERED, WRITTEN = 0, 1
+OWED = {"group": WRITTEN, "each": DELIVERED}  # from when on a result must be in the file, whatever happens
 SPAN = 3000  # arguments
 
 
@@ -31,18 +32,31 @@ def square(x: int) -> tuple[int, int, bytes]:
     return x, x * x, bytes([x % 251]) * (x % 3000)
 
 
+class TellingStore(sqlite.Store):
+    """Tells of each result that a finished write has put on disk."""
+
+    def __init__(self, path: str, told: int) -> None:
+        super().__init__(path)
+        self.told = told
+
+    def write(self, records, replaced=()):
+        ids = super().write(records, replaced)
+        os.write(self.told, b"".join(TOLD.pack(load(record.body, record.buffers)[0], WRITTEN) for record in records))
+        return ids
+
+
 def serve(path: str, start: int, launcher: str, sync: str, told: int) -> None:
-    """Be a client until the kill: call after call, and say of each that its result is there."""
-    with mainstay.Executor(1, launcher=launcher, journal=path, journal_sync=sync) as executor:
+    """Be a client until the kill: call after call, and tell of each result when it is there and when it is written."""
+    with mainstay.Executor(1, launcher=launcher, journal=TellingStore(path, told), journal_sync=sync) as executor:
         for at in range(start, start + SPAN, 8):
             futures = [executor.submit(square, i % SPAN) for i in range(at, at + 8)]
             for i, future in enumerate(futures, at):
                 assert future.result() == square(i % SPAN), i
-                os.write(told, DELIVERED.pack(i % SPAN, time.monotonic()))
+                os.write(told, TOLD.pack(i % SPAN, DELIVERED))
 
 
-def killed(path: str, start: int, launcher: str, sync: str, seconds: float) -> tuple[list[tuple[int, float]], float]:
-    """Start a client, and kill it after as long; return what it said, and when it was killed."""
+def killed(path: str, start: int, launcher: str, sync: str, seconds: float) -> list[tuple[int, int]]:
+    """Start a client, and kill it after as long; return what it told."""
     hears, told = os.pipe()
     client = os.fork()
     if client == 0:
@@ -58,14 +72,13 @@ def killed(path: str, start: int, launcher: str, sync: str, seconds: float) -> t
         if not data:
             break
         said += data
-    at = time.monotonic()
     os.kill(client, signal.SIGKILL)
     os.waitpid(client, 0)
     while data := os.read(hears, 1 << 16):
         said += data
     os.close(hears)
-    whole = len(said) // DELIVERED.size * DELIVERED.size
-    return [*DELIVERED.iter_unpack(said[:whole])], at
+    whole = len(said) // TOLD.size * TOLD.size
+    return [*TOLD.iter_unpack(said[:whole])]
 
 
 def examine(path: str) -> dict[int, int]:
@@ -93,8 +106,8 @@ def main(path: str, kills: int, seconds: float, launcher: str, sync: str) -> dic
                 if os.path.exists(name):
                     os.unlink(name)
             owed.clear()
-        said, at = killed(path, chance.randrange(SPAN), launcher, sync, chance.random() ** 2 * seconds)
-        due = {x for x, when in said if when <= at - PROMISE[sync]}
+        said = killed(path, chance.randrange(SPAN), launcher, sync, chance.random() ** 2 * seconds)
+        due = {x for x, what in said if what == OWED[sync]}
         owed |= due
         if not os.path.exists(path):
             assert not owed
@@ -102,7 +115,7 @@ def main(path: str, kills: int, seconds: float, launcher: str, sync: str) -> dic
         found = examine(path)
         assert owed <= found.keys(), f"kill {number}: lost {sorted(owed - found.keys())}"
         assert set(found.values()) <= {1}, f"kill {number}: twice {[x for x, n in found.items() if n > 1]}"
-        delivered += len(said)
+        delivered += sum(what == DELIVERED for _, what in said)
         promised += len(due)
     return {"kills": kills, "delivered": delivered, "promised": promised}
 

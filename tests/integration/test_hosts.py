@@ -85,3 +85,22 @@ def test_a_host_file_gives_the_hosts(tmp_path):
     with mainstay.Executor(2, launcher=MpiExec(hostfile=file)) as executor:
         assert executor.wait_ready(timeout=30).workers == 2
         assert len(executor._broker.roster.agents) == 2
+
+
+class LateAgent:
+    """Two agents; the second comes when the pool has all of its workers."""
+
+    name, most_workers = "late", None
+
+    def why_not(self):
+        return None
+
+    def start(self, invitation):
+        command = ["sh", "-c", '"$@" & sleep 1; "$@"; wait', "sh", *AGENT]
+        return Process(command, invitation.environment() | {"MAINSTAY_SLOTS": "1"}, nodes=2)
+
+
+def test_an_agent_without_a_worker_keeps_nobody_waiting():
+    with mainstay.Executor(1, launcher=LateAgent()) as executor:
+        assert executor.wait_ready(1, timeout=30).workers == 1
+        assert executor.wait_ready(timeout=10).seconds is not None

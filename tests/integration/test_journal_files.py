@@ -76,6 +76,21 @@ def test_what_is_no_journal_is_left_as_it_is(tmp_path, content, write):
     assert len(verify(path)) == 1
 
 
+def test_a_file_of_one_byte_which_sqlite_takes_for_empty_is_left_as_it_is(tmp_path):
+    (tmp_path / "a.db").write_bytes(b"x")
+    with pytest.raises(JournalError, match="not a journal"):
+        Store(tmp_path / "a.db")
+    assert (tmp_path / "a.db").read_bytes() == b"x"
+
+
+def test_another_programs_lock_file_is_left_as_it_is(tmp_path):
+    lock = tmp_path / "poetry.lock"
+    lock.write_text("[[package]]\n" * 100)
+    with pytest.raises(JournalError, match=r"poetry.lock.*another program's file.*another path"):
+        Store(tmp_path / "poetry")
+    assert lock.read_text() == "[[package]]\n" * 100
+
+
 @pytest.mark.parametrize("write", [True, False])
 def test_another_programs_database_is_left_as_it_is(tmp_path, write):
     path = tmp_path / "a.db"
@@ -258,6 +273,7 @@ def test_a_file_that_may_not_be_written(shared, other_user):
 
 def test_a_directory_that_may_not_be_written(shared, other_user):
     path = made(shared / "a.db")
+    path.chmod(0o666)
     (shared / "a.db.lock").unlink()
     shared.chmod(0o555)
     assert attempt(other_user, path, "read") == "100"

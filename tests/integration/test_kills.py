@@ -45,10 +45,9 @@ def test_a_killed_agent_is_started_anew_and_every_result_comes_once():
         assert [future.result(60) for future in futures] == list(range(200))
 
 
-def test_an_agent_that_falls_silent_is_given_up(monkeypatch):
+def test_an_agent_that_falls_silent_is_given_up():
     """As when a host loses its power: no end-of-file comes, only silence."""
-    monkeypatch.setattr("mainstay.roster.SILENT", 6.0)
-    with mainstay.Executor(2, launcher="local") as executor:
+    with mainstay.Executor(2, launcher="local", node_timeout=2) as executor:
         agent = executor.submit(os.getppid).result(30)
         os.kill(agent, signal.SIGSTOP)
         executor.options(worker_retries=0).submit(os.getpid).result(30)  # the workers still stand

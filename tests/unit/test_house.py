@@ -16,7 +16,7 @@ LAYERS = [
     ["wire"],
     ["journal"],
     ["staging"],
-    ["orders", "options", "report", "interrupts", "slurm"],
+    ["orders", "options", "report", "interrupts", "slurm", "slurm_script"],
     ["scheduler"],
     ["world"],
     ["node"],

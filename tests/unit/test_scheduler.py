@@ -56,8 +56,9 @@ def sanity_check(scheduler: Scheduler) -> None:
     assert sorted(-negated for negated in scheduler._priorities) == sorted(scheduler._queues)
     places = Counter(task.id for queue in scheduler._queues.values() for task in queue)
     places.update(task_id for worker in scheduler.workers.values() for task_id in worker.hand)
+    places.update(task.id for task in scheduler.unfit)
     assert not places or max(places.values()) == 1, "a task is in two places"
-    assert places.total() == scheduler.queued + scheduler.in_hand
+    assert places.total() == scheduler.queued + scheduler.in_hand + len(scheduler.unfit)
     if scheduler._idle:
         assert scheduler.queued == 0, "someone idles while tasks wait"
         assert not scheduler._heavy or scheduler._errands, "someone idles while another holds long tasks ahead"
@@ -68,6 +69,30 @@ def with_workers(count: int) -> Scheduler:
     for number in range(count):
         assert scheduler.joined(number, 0.0) == []
     return scheduler
+
+
+def test_what_would_not_end_before_the_pool_closes_is_not_begun():
+    scheduler = with_workers(1)
+    scheduler.closes(10.0, 0.0)
+    assert sent(scheduler.submit(Task(1, 1, timeout=20.0), 0.0)) == []
+    assert sent(scheduler.submit(Task(2, 1, timeout=5.0), 0.0)) == [(0, [2])]
+    assert [task.id for task in scheduler.unfit] == [1]
+    assert not scheduler.is_at_rest
+    scheduler.finished(0, [(2, 3.0)], 3.0)
+    assert scheduler.is_at_rest
+    assert sent(scheduler.submit(Task(3, 1), 6.0)) == [(0, [3])]  # some 3 s, as the one before
+    scheduler.finished(0, [(3, 3.0)], 9.0)
+    assert sent(scheduler.submit(Task(4, 1), 9.0)) == []
+    assert sent(scheduler.submit(Task(5, 2), 9.0)) == [(0, [5])]  # of a function that was never measured
+    assert [task.id for task in scheduler.unfit] == [1, 4]
+
+
+def test_a_limit_that_is_moved_lets_them_begin():
+    scheduler = with_workers(1)
+    scheduler.closes(10.0, 0.0)
+    scheduler.submit(Task(1, 1, timeout=20.0), 0.0)
+    assert sent(scheduler.closes(100.0, 1.0)) == [(0, [1])]
+    assert scheduler.unfit == []
 
 
 def sent(actions):
@@ -664,6 +689,7 @@ class Conversation(RuleBasedStateMachine):
                 assert action.worker in self.scheduler.workers
                 assert min(task.priority for task in action.tasks) >= highest
                 assert not any(task.id in self.ended for task in action.tasks)
+                assert all(self.now + self.scheduler.lasts(task) < self.scheduler.closes_at for task in action.tasks)
                 held += [task.id for task in action.tasks]
             elif isinstance(action, Kill):
                 assert action.task.timeout is not None
@@ -719,6 +745,10 @@ class Conversation(RuleBasedStateMachine):
         self.act(self.scheduler.tick(self.now))
         tick = self.scheduler.next_tick()
         assert tick is None or tick > self.now
+
+    @rule(seconds=st.sampled_from([0.0, 1e-4, 0.5, inf, inf]))
+    def closes(self, seconds) -> None:
+        self.act(self.scheduler.closes(self.now + seconds, self.now))
 
     @precondition(lambda self: self.hands)
     @rule(data=st.data(), seconds=st.sampled_from([0.0, 1e-5, 1e-4, 1e-3, 0.02, 1.0]), fails=st.booleans())
@@ -784,10 +814,11 @@ class Conversation(RuleBasedStateMachine):
 
     @rule()
     def drain(self) -> None:
-        waiting = self.scheduler.queued
+        waiting, unfit = self.scheduler.queued, len(self.scheduler.unfit)
         drained = self.scheduler.drain()
-        assert [task.priority for task in drained] == sorted((task.priority for task in drained), reverse=True)
-        assert len(drained) == waiting
+        priorities = [task.priority for task in drained[:waiting]]
+        assert priorities == sorted(priorities, reverse=True)
+        assert len(drained) == waiting + unfit
         for task in drained:
             self.end(task, "cancelled")
 
@@ -797,10 +828,12 @@ class Conversation(RuleBasedStateMachine):
         hands = {number: set(worker.hand) for number, worker in self.scheduler.workers.items()}
         assert hands == {number: set(hand) for number, hand in self.hands.items()}
         queued = {task.id for queue in self.scheduler._queues.values() for task in queue}
+        queued |= {task.id for task in self.scheduler.unfit}
         assert set(self.tasks) == set(self.ended) | queued | set().union(*hands.values())
 
     def teardown(self) -> None:
         """Where workers behave, everything ends."""
+        self.closes(inf)
         self.join()
         for _ in range(3 * len(self.tasks) + 3):
             for worker, hand in list(self.hands.items()):

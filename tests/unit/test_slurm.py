@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mainstay.launch.srun import srun_argv
-from mainstay.slurm import Allocation, allocation, counts, hosts
+from mainstay.node.__main__ import slots_of
+from mainstay.slurm import Allocation, advice, allocation, counts, hosts
 from mainstay.world import place
 
 
@@ -76,7 +77,13 @@ def test_a_shell_in_a_step_of_one_task_has_the_whole_job():
 def test_the_step_of_an_mpiexec_says_nothing():
     environ = job(JOB_CPUS_PER_NODE="4,1(x2)", STEP_ID="0", STEP_NUM_TASKS="3", NTASKS="3", TASKS_PER_NODE="1(x3)")
     assert workers(environ) == [1, 1, 1]
-    assert workers(environ | {"SLURM_EXTERNAL_LAUNCHER": "1"}) == [4, 1, 1]
+    for name in ("SLURM_EXTERNAL_LAUNCHER", "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_SIZE"):  # old and new Slurm, Open MPI
+        assert workers(environ | {name: "1"}) == [4, 1, 1]
+
+
+def test_ranks_that_the_batch_script_has_by_itself_know_the_numbers_of_the_job():
+    environ = job(JOB_CPUS_PER_NODE="4(x3)", NTASKS="6", TASKS_PER_NODE="2(x3)") | {"OMPI_COMM_WORLD_SIZE": "6"}
+    assert workers(environ) == [2, 2, 2]
 
 
 def test_a_step_is_a_world():
@@ -95,3 +102,45 @@ def test_srun_is_told_all_that_it_would_inherit():
     argv = srun_argv("srun", here, (22, 5))
     assert {"--overlap", "--jobid=7", "--nodes=3", "--ntasks=3", "--ntasks-per-node=1"} <= set(argv)
     assert "--overlap" not in srun_argv("srun", here, (20, 2))
+
+
+def test_an_agent_finds_the_slots_of_its_host():
+    assert slots_of("n1=4,n2=1", "n2") == 1
+    assert slots_of("n1=4,n2=1", "n1.site.org") == 4
+    assert slots_of("n1.site.org=4,n2.site.org=1", "n2") == 1
+    assert slots_of("n1=4", "n7") is None
+    assert slots_of("n1=4", "cloud-17", "n1") == 4  # Slurm may know a host by a name that is not the host's own
+    assert (slots_of("3", "n1"), slots_of("", "n1")) == (3, None)
+
+
+def said(environ: dict[str, str], hosts: dict[str, int], launcher: str = "srun") -> list[str]:
+    here = allocation(environ)
+    assert here is not None
+    return advice(here, launcher, hosts)
+
+
+def test_an_allocation_in_full_use_needs_no_advice():
+    assert said(job(JOB_CPUS_PER_NODE="4,1(x2)"), {"n1": 4, "n2": 1, "n3.cluster": 1}) == []
+    assert said(job(JOB_CPUS_PER_NODE="8(x3)", CPUS_PER_TASK="4"), {"n1": 2, "n2": 2, "n3": 2}) == []
+
+
+def test_nodes_that_idle_are_named():
+    (line,) = said(job(JOB_CPUS_PER_NODE="4(x3)"), {"n1": 4}, "local")
+    assert line.startswith("3 nodes allocated, workers on 1: n2, n3 idle; launcher='srun' reaches them")
+    (line,) = said(job(JOB_CPUS_PER_NODE="4(x3)"), {"n1": 4, "n2": 4})
+    assert line == "3 nodes allocated, workers on 2: n3 idle; give the pool more workers"
+
+
+def test_a_misread_flag_that_leaves_cpus_idle_is_told():
+    (line,) = said(job(JOB_CPUS_PER_NODE="16(x3)", TASKS_PER_NODE="1(x3)", NTASKS="3"), {"n1": 1, "n2": 1, "n3": 1})
+    assert line.startswith("half of the CPUs or more idle: n1 has 16 CPUs, n2 has")
+    assert "--ntasks-per-node" in line
+
+
+def test_more_workers_than_cpus_are_told():
+    (line,) = said(job(JOB_CPUS_PER_NODE="2(x3)"), {"n1": 4, "n2": 2, "n3": 2})
+    assert line.startswith("more workers than CPUs: 4 workers on the 2 CPUs of n1;")
+
+
+def test_hosts_by_other_names_are_not_judged():
+    assert said(job(JOB_CPUS_PER_NODE="2(x3)"), {"nid0001": 4}) == []

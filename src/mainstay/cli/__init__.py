@@ -7,7 +7,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-COMMANDS = ("run", "demo", "journal")
+COMMANDS = ("run", "sbatch", "demo", "journal")
 
 
 def parser() -> argparse.ArgumentParser:

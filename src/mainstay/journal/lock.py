@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 from mainstay.errors import JournalError, JournalInUse
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-MOST = 4096  # bytes of a holder's text
+LENGTH = 512  # bytes of a holder's text, filled up with blanks
 FLOCK = "hhqqi4x"  # `struct flock`
 
-_held: dict[str, Lock] = {}  # by this process, whose own locks never refuse it, and go when it closes the file
+_held: set[Lock] = set()  # by this process, whose own locks never refuse it, and go when it closes the file
 
 
 class Holder(NamedTuple):
@@ -40,16 +40,18 @@ class Holder(NamedTuple):
 class Lock:
     """The right to write a journal, until `release`. Raises `JournalInUse` at once if another has it.
 
+    Args: `journal` (what the user calls it), `file` (where it really is, no link).
+
     Attributes: `holder` (this process), `left_by` (the holder that ended without letting go, or None), `by_kernel`
     (False where the file system has no locks: then the holder's text is all that keeps others out, and only on its own
     host can it be told whether it lives).
     """
 
-    def __init__(self, journal: str) -> None:
+    def __init__(self, journal: str, file: str) -> None:
         self.holder = Holder(socket.gethostname(), os.getpid(), time.time())
-        self._journal, self._path = journal, f"{os.path.realpath(journal)}.lock"
-        if self._path in _held:
-            raise self._in_use(_held[self._path].holder, "this very ")
+        self._journal, self._path = journal, f"{file}.lock"
+        if (ours := _own(self._path)) is not None:
+            raise self._in_use(ours.holder, "this very ")
         try:
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
@@ -59,13 +61,15 @@ class Lock:
         try:
             self.by_kernel = self._lock()
             self.left_by = holder_in(self._fd)
+            if self.left_by is None and text_in(self._fd):
+                raise self._not_a_lock()
             if not self.by_kernel and self.left_by is not None and may_live(self.left_by):
                 raise self._in_use(self.left_by)
         except BaseException:
             os.close(self._fd)
             raise
         self._name_holder()
-        _held[self._path] = self
+        _held.add(self)
 
     def _lock(self) -> bool:
         try:
@@ -84,6 +88,12 @@ class Lock:
             holder,
         )
 
+    def _not_a_lock(self) -> JournalError:
+        return JournalError(
+            f"{self._path!r}, which the journal {self._journal!r} wants beside it, is another program's file, and was "
+            "left as it is; give the journal another path"
+        )
+
     def _name_holder(self) -> None:
         try:
             self._write(json.dumps(self.holder._asdict()))
@@ -93,23 +103,26 @@ class Lock:
                 raise JournalError(f"cannot write {self._path!r}: {error.strerror}") from error
 
     def _write(self, text: str) -> None:
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, text.encode(), 0)
+        os.pwrite(self._fd, text.encode().ljust(LENGTH), 0)
+
+    def is_of(self, found: os.stat_result) -> bool:
+        """Whether this is the lock file of that status."""
+        return os.path.samestat(found, os.fstat(self._fd))
 
     def release(self) -> None:
         """Let others write."""
+        _held.discard(self)
         try:
             self._write("")
         except OSError:
             pass  # the next one will take us for a holder that was killed
         os.close(self._fd)
-        _held.pop(self._path, None)
 
 
 def look(journal: str) -> tuple[bool, Holder | None]:
     """Return whether the kernel keeps others out, and who has a journal open for writing now; disturbs nobody."""
     path = f"{os.path.realpath(journal)}.lock"
-    if (ours := _held.get(path)) is not None:
+    if (ours := _own(path)) is not None:
         return ours.by_kernel, ours.holder
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -119,6 +132,17 @@ def look(journal: str) -> tuple[bool, Holder | None]:
         return _look(fd)
     finally:
         os.close(fd)
+
+
+def _own(path: str) -> Lock | None:
+    """Return this process's own lock. It must be known before the file is opened: to close it would let go."""
+    if not _held:
+        return None
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return next((lock for lock in _held if lock.is_of(found)), None)
 
 
 def _look(fd: int) -> tuple[bool, Holder | None]:
@@ -133,10 +157,15 @@ def _look(fd: int) -> tuple[bool, Holder | None]:
     return True, holder_in(fd) or Holder("(unknown)", pid, os.fstat(fd).st_mtime)
 
 
+def text_in(fd: int) -> bytes:
+    """Return the text of a lock file, without what fills it up."""
+    return os.pread(fd, LENGTH, 0).strip(b" \0")
+
+
 def holder_in(fd: int) -> Holder | None:
     """Return whom the text of a lock file names."""
     try:
-        fields: dict[str, Any] = json.loads(os.pread(fd, MOST, 0))
+        fields: dict[str, Any] = json.loads(text_in(fd))
         return Holder(str(fields["host"]), int(fields["pid"]), float(fields["since"]))
     except (ValueError, KeyError, TypeError):
         return None

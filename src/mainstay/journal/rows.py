@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
 from mainstay.errors import JournalError
+from mainstay.wire.frames import Bytes
 
 ROWS = (256, 32, 4, 1)  # rows of one statement; few sizes, so that SQLite need not compile new ones
 
@@ -36,6 +38,14 @@ def insert(db: sqlite3.Connection, table: str, columns: int, rows: list[tuple[An
         while len(rows) - at >= count:
             db.execute(statement, list(chain.from_iterable(rows[at : at + count])))
             at += count
+
+
+def insert_parts(db: sqlite3.Connection, call: int, segments: Sequence[Bytes], size: int) -> None:
+    """Add a result in parts of that many bytes; each is bound as it lies in memory."""
+    for number, segment in enumerate(segments):
+        view = memoryview(segment).cast("B")
+        for part, at in enumerate(range(0, view.nbytes, size) or [0]):
+            db.execute("INSERT INTO parts VALUES (?, ?, ?, ?)", (call, number, part, view[at : at + size]))
 
 
 def clean(text: str) -> str:

@@ -1,7 +1,7 @@
 -- A journal. Rows are only ever appended while a run goes on, so that a commit touches few pages: which call has
 -- which key, the client knows from memory.
 
-CREATE TABLE runs (                 -- each time that a client opened the file
+CREATE TABLE runs (                 -- each time that a client had something to write
     id INTEGER PRIMARY KEY,
     host TEXT NOT NULL,
     pid INTEGER NOT NULL,

@@ -30,10 +30,10 @@ from urllib.parse import quote
 
 import mainstay
 from mainstay.errors import JournalError
+from mainstay.journal import told
 from mainstay.journal.lock import Lock, look
 from mainstay.journal.record import Call, Choice, Kept, Record, Run, UnfitRecord
-from mainstay.journal.rows import CONDITIONS, LISTING, clean, explained, insert
-from mainstay.wire.frames import Bytes
+from mainstay.journal.rows import CONDITIONS, LISTING, clean, explained, insert, insert_parts
 
 APPLICATION = 0x4D53544A  # "MSTJ", in the file's header
 VERSION = 1  # of the schema
@@ -59,44 +59,27 @@ class Store:
         self, path: str | os.PathLike[str], *, write: bool = True, create: bool = True, salvage: bool = False
     ) -> None:
         self.path = os.fsdecode(path)
-        self._check(create and write)
+        self._writes = write
         self._lock = threading.Lock()
-        self._held = Lock(self.path) if write else None
-        self.left_by = self._held and self._held.left_by
+        self._held: Lock | None = None
         self._db: sqlite3.Connection | None = None
         self._anchor: sqlite3.Cursor | None = None
         self._ids: dict[tuple[str, ...], int] = {}  # of functions and hosts
+        self._run = 0  # not noted yet: a run that finds all writes nothing
         try:
-            self._open_to_write() if write else self._open_to_read(salvage)
+            self._open_to_write("rwc" if create else "rw") if write else self._open_to_read(salvage)
         except BaseException as error:
             self.close()
             if isinstance(error, sqlite3.Error):
+                told.check(self.path, create and write)
+                if not is_open(self.path):  # closing any other descriptor of it would drop this process's locks
+                    told.check_head(self.path)
                 raise self._explained(error) from error
             raise
+        self.left_by = self._held and self._held.left_by
         _open.add(self)
 
     # -- opening
-
-    def _check(self, create: bool) -> None:
-        """Raise for what can be told without SQLite, whose own words would tell less."""
-        folder = os.path.dirname(self.path) or "."
-        if not os.path.isdir(folder):
-            raise JournalError(f"the journal {self.path!r} cannot be: there is no directory {folder!r}; make it first")
-        if os.path.isdir(self.path):
-            raise JournalError(f"the journal {self.path!r} is a directory; give the path of a file")
-        if not create and not os.path.exists(self.path):
-            raise JournalError(f"there is no journal {self.path!r}; give the path of one")
-        if is_open(self.path):
-            return  # closing any other descriptor of the file would drop the locks that this process has on it
-        try:
-            with open(self.path, "rb") as file:
-                head = file.read(16)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise JournalError(f"the journal {self.path!r} cannot be read: {error.strerror}") from error
-        if head and not head.startswith(b"SQLite format 3\0"):
-            raise JournalError(f"{self.path!r} is not a journal, and was left as it is; give another path")
 
     def _open_to_read(self, salvage: bool) -> None:
         """Open without changing anything, but for what a killed writer left half done, which SQLite undoes."""
@@ -108,21 +91,33 @@ class Store:
         self._db.execute("PRAGMA query_only=1")
         self._check_version()
 
-    def _open_to_write(self) -> None:
-        locks = "" if self._held is None or self._held.by_kernel else "&nolock=1"
-        self._db = self._connect(f"mode=rwc{locks}", SHORTEST_WAIT)
+    def _open_to_write(self, mode: str) -> None:
+        if not is_open(self.path):
+            told.check_head(self.path, to_write=True)  # or a lock file would come to stand beside what is none of ours
+        self._db = self._connect(f"mode={mode}", SHORTEST_WAIT)
+        self._db.text_factory = os.fsdecode  # a path need not be UTF-8
+        self._held = Lock(self.path, self._one("PRAGMA database_list")[2])  # which is the file itself, not a link to it
+        self._db.text_factory = str
+        if not self._held.by_kernel:
+            self._db.close()
+            self._db = self._connect(f"mode={mode}&nolock=1", SHORTEST_WAIT)
+        self._anchor = self._anchored()
         self._db.execute("PRAGMA journal_mode=PERSIST")  # not deleted and made anew for each transaction
         self._db.execute("PRAGMA synchronous=FULL")
         with self.transaction() as db:
             if not self._one("SELECT count(*) FROM sqlite_master")[0] and not self._one("PRAGMA application_id")[0]:
                 self._create(db)  # or it was left empty by a start that was killed
             self._check_version()
-            self._anchor = self._anchored()
             self._last = int(self._one("SELECT coalesce(max(id), 0) FROM calls")[0])
-            self._run = self._note_run(db)
 
     def _anchored(self) -> sqlite3.Cursor:
-        return self.db.execute("SELECT name FROM sqlite_master")
+        """Take the shared lock once and for all."""
+        self.db.execute("BEGIN")
+        try:
+            self._one("PRAGMA user_version")  # takes it; SQLite reads the schema under a lock of its own else
+            return self.db.execute("SELECT count(*) FROM sqlite_master UNION ALL VALUES (1), (2)")
+        finally:
+            self.db.execute("COMMIT")
 
     def _create(self, db: sqlite3.Connection) -> None:
         schema = Path(__file__).with_name("schema.sql").read_text()
@@ -138,6 +133,8 @@ class Store:
         )
         db.create_function("matches", 2, fnmatchcase, deterministic=True)
         db.execute("PRAGMA temp_store=MEMORY")
+        if sys.version_info >= (3, 12):
+            db.setconfig(sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE)  # a look at the file less; there is no WAL anyway
         return db
 
     def _check_version(self) -> None:
@@ -156,7 +153,7 @@ class Store:
         return int(db.execute(into, (*who, json.dumps(sys.argv))).lastrowid or 0)
 
     def _explained(self, error: sqlite3.Error) -> JournalError:
-        return explained(self.path, error, writing=self._held is not None)
+        return explained(self.path, error, writing=self._writes)
 
     # -- what is there
 
@@ -249,16 +246,18 @@ class Store:
         Returns the new calls' ids. All is on disk when this returns.
         """
         with self.transaction() as db:
+            run = self._run or self._note_run(db)
             self.delete(db, replaced)
             ids = list(range(self._last + 1, self._last + 1 + len(records)))
             large = {id(record) for record in records if record.buffers or len(record.body) > INLINE}
-            insert(db, "calls", 12, [self._row(call, record) for call, record in zip(ids, records, strict=True)])
+            insert(db, "calls", 12, [self._row(call, record, run) for call, record in zip(ids, records, strict=True)])
             bodies = [None if id(record) in large else record.body for record in records]
             insert(db, "results", 2, list(zip(ids, bodies, strict=True)))
             for call, record in zip(ids, records, strict=True):
                 if id(record) in large:
-                    insert_parts(db, call, [record.body, *record.buffers])
+                    insert_parts(db, call, [record.body, *record.buffers], PART)
         self._last += len(records)
+        self._run = run
         return ids
 
     def remove(self, calls: Sequence[int]) -> None:
@@ -285,10 +284,10 @@ class Store:
         self._last += 1
         return self._last
 
-    def _row(self, call: int, record: Record) -> tuple[Any, ...]:
+    def _row(self, call: int, record: Record, run: int) -> tuple[Any, ...]:
         key, failed, function, label, host, worker, started, seconds, attempt, _, _ = record
         of, on = self.id_of("functions", tuple(map(clean, function))), self.id_of("hosts", (clean(host),))
-        return (call, key, failed, of, clean(label), on, worker, started, seconds, attempt, record.size, self._run)
+        return (call, key, failed, of, clean(label), on, worker, started, seconds, attempt, record.size, run)
 
     def id_of(self, table: str, values: tuple[str, ...]) -> int:
         """Return the id of a function or a host, which gets one when it is first seen."""
@@ -314,7 +313,7 @@ class Store:
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Change the file: all of what is done inside or, where it raises, nothing."""
-        if self._held is None and self._db is not None:
+        if not self._writes:
             raise JournalError(f"the journal {self.path!r} was opened for reading; open it for writing to change it")
         with self._lock:
             db = self.db
@@ -355,19 +354,12 @@ class Store:
             if self._held is not None:
                 self._held.release()
             self._anchor = self._db = self._held = None
-
-
-def insert_parts(db: sqlite3.Connection, call: int, segments: Sequence[Bytes]) -> None:
-    """Add a result in parts that SQLite takes; each is bound as it lies in memory."""
-    for number, segment in enumerate(segments):
-        view = memoryview(segment).cast("B")
-        for part, at in enumerate(range(0, view.nbytes, PART) or [0]):
-            db.execute("INSERT INTO parts VALUES (?, ?, ?, ?)", (call, number, part, view[at : at + PART]))
+        _open.discard(self)
 
 
 def is_open(path: str) -> bool:
     """Whether this process has a store of this file open."""
-    if not os.path.exists(path):
+    if not _open or not os.path.exists(path):
         return False
     return any(s._db is not None and os.path.exists(s.path) and os.path.samefile(s.path, path) for s in list(_open))
 

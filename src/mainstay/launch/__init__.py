@@ -9,7 +9,7 @@ import importlib
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-AUTO = ("world", "srun", "mpiexec", "local", "serial")
+AUTO = ("world", "srun", "pbs", "lsf", "mpiexec", "local", "serial")
 
 
 class Invitation(NamedTuple):

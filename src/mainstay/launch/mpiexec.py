@@ -13,8 +13,6 @@ from pathlib import Path
 from mainstay.launch import Invitation
 from mainstay.launch.process import AGENT, Process
 
-VARIABLES = ("MAINSTAY_ADDRESS", "MAINSTAY_KEY", "MAINSTAY_LAUNCH")
-
 
 class MpiExec:
     """Starts agents by `mpiexec`.
@@ -42,14 +40,17 @@ class MpiExec:
         return None if flavour in ("hydra", "openmpi") else f"{program} is of no known kind: {flavour}"
 
     def start(self, invitation: Invitation) -> Process:
+        return self.start_agents(invitation.environment())
+
+    def start_agents(self, environment: dict[str, str]) -> Process:
+        """Start agents, given all that their environment is to have besides this program's."""
         program = self._find()
         if program is None:
             raise FileNotFoundError(self.why_not())
-        environment = invitation.environment()
         if flavour_of(program) == "hydra":
             argv = hydra_argv(program, self._hosts)
         else:
-            argv = openmpi_argv(program, self._hosts)
+            argv = openmpi_argv(program, self._hosts, [name for name in environment if name.startswith("MAINSTAY_")])
             environment |= allow_root() if os.geteuid() == 0 else {}
         return Process(argv, environment, nodes=max(1, len(self._hosts)), tethered=True)
 
@@ -66,10 +67,13 @@ def hydra_argv(program: str, hosts: Sequence[str]) -> list[str]:
     return [program, "-disable-auto-cleanup", *where, "-ppn", "1", "-n", str(max(1, len(hosts))), *AGENT]
 
 
-def openmpi_argv(program: str, hosts: Sequence[str]) -> list[str]:
-    """Return Open MPI's command line: agents unbound, since workers would inherit an agent's one core."""
+def openmpi_argv(program: str, hosts: Sequence[str], variables: Sequence[str]) -> list[str]:
+    """Return Open MPI's command line: agents unbound, since workers would inherit an agent's one core.
+
+    It hands on the variables of the environment that it is told of.
+    """
     where = ["--host", ",".join(hosts), "--map-by", "ppr:1:node"] if hosts else []
-    exported = [word for name in VARIABLES for word in ("-x", name)]
+    exported = [word for name in variables for word in ("-x", name)]
     return [program, *where, "--bind-to", "none", *exported, "-n", str(max(1, len(hosts))), *AGENT]
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from mainstay.errors import ScratchError
 from mainstay.launch import Invitation
-from mainstay.node.agent import HEARTBEAT, start_worker
+from mainstay.node.agent import HEARTBEATS, start_worker
 from mainstay.node.home import Home
 from mainstay.node.place import Place
 from mainstay.node.porter import bring
@@ -57,7 +57,6 @@ class Threads:
             hello = {"host": self._host, "pid": os.getpid(), "cores": 1, "slots": 1, "launch": self._launch}
             send_all(control, encode(Kind.AGENT_HELLO, pickle.dumps(hello)))
             reader = FrameReader()
-            threading.Thread(target=self._beat, daemon=True).start()
             while not self._stopped and (count := control.recv_into(reader.get_buffer())):
                 for frame in reader.received(count):
                     self._on_frame(control, frame)
@@ -70,9 +69,9 @@ class Threads:
                 self._control.close()
             self._over.set()
 
-    def _beat(self) -> None:
+    def _beat(self, seconds: float) -> None:
         try:
-            while not self._over.wait(HEARTBEAT) and self._control is not None:
+            while not self._over.wait(seconds) and self._control is not None:
                 send_all(self._control, encode(Kind.HEARTBEAT))
         except OSError:
             pass  # the pool was closed
@@ -81,6 +80,8 @@ class Threads:
         if frame.kind == Kind.SETUP:
             self._setup = load(frame.body)
             self._home = Home(self._setup.get("scratch"), self._host)
+            beat = self._setup["node_timeout"] / HEARTBEATS
+            threading.Thread(target=self._beat, args=(beat,), daemon=True).start()
         elif frame.kind == Kind.FORK:
             threading.Thread(target=self._work, args=(frame.number, self._setup), daemon=True).start()
             send_all(control, encode(Kind.FORKED, number=frame.number))

@@ -12,9 +12,9 @@ import re
 import shutil
 import subprocess
 
-from mainstay import world
 from mainstay.launch import Invitation
 from mainstay.launch.process import AGENT, RANK_VARIABLES, Process
+from mainstay.launch.world import not_rank_0, open_gates
 from mainstay.slurm import OPTIONS, Allocation, allocation
 
 OVERLAP_SINCE = (20, 11)  # before, steps overlapped unasked
@@ -40,22 +40,16 @@ class Srun:
             return str(error)
         if here is None:
             return "not in a Slurm allocation (SLURM_JOB_ID is not set)"
-        place = world.place()
-        if place is not None and place.rank != 0:
-            return f"this is rank {place.rank}; only rank 0 of a world holds the pool"
         if shutil.which("srun") is None:
             return f"in Slurm job {here.job}, but there is no srun on PATH"
-        return None
+        return not_rank_0()
 
     def start(self, invitation: Invitation) -> Process:
         here, program = allocation(os.environ), shutil.which("srun")
         if here is None or program is None:
             raise FileNotFoundError(self.why_not())
-        environment = invitation.environment() | {"MAINSTAY_SLOTS": ",".join(map(str, here.workers))}
-        place = world.place()
-        if place is not None:
-            world.open_gate(place)
-            environment["MAINSTAY_GATE"] = world.job_of()
+        slots = ",".join(f"{node.name}={count}" for node, count in zip(here.nodes, here.workers, strict=True))
+        environment = invitation.environment() | {"MAINSTAY_SLOTS": slots} | open_gates()
         argv = srun_argv(program, here, version_of(program))
         return Process(argv, environment, len(here.nodes), tethered=True, hidden=(*RANK_VARIABLES, *OPTIONS))
 

@@ -27,12 +27,14 @@ class World:
         if here is None:
             return "not started by mpiexec with several ranks"
         if here.rank != 0:
-            return f"this is rank {here.rank}; only rank 0 of a world holds the pool"
+            return not_rank_0()
         if not here.is_on_one_host:
             several = f"the world of {here.size} ranks spans several hosts, and only {here.local_size} are on this one"
             if world.job_of():
-                return f"{several}; srun reaches them all"
+                return f"{several}; the batch system's launcher reaches them all"
             return f"{several}; start the program once, without mpiexec, and give them to launcher=MpiExec(hosts=…)"
+        if "SLURM_PTY_PORT" in os.environ and _has_terminal():
+            return "in the terminal of `srun --pty`: the other tasks of this step have ended; srun starts anew"
         return None
 
     def start(self, invitation: Invitation) -> Process:
@@ -45,6 +47,33 @@ class World:
             "MAINSTAY_CORES": ",".join(map(str, sorted(cores))),
         }
         return Process([*AGENT], invitation.environment() | environment)
+
+
+def not_rank_0() -> str | None:
+    """Return why this process cannot hold a pool, if it is one of a world's other ranks."""
+    here = world.place()
+    return f"this is rank {here.rank}; only rank 0 of a world holds the pool" if here and here.rank else None
+
+
+def open_gates() -> dict[str, str]:
+    """Let the other ranks wait, where this is rank 0: those of this host here, those of other hosts at agents there.
+
+    Returns what the agents must know for it.
+    """
+    here = world.place()
+    if here is None:
+        return {}
+    world.open_gate(here)
+    return {"MAINSTAY_GATE": world.job_of()}
+
+
+def _has_terminal() -> bool:
+    """Whether a terminal controls this process; steps that are started from it have none."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def _cores_of(pid: int) -> set[int]:

@@ -3,8 +3,8 @@
 MAINSTAY_ADDRESS  where the client listens
 MAINSTAY_KEY      the pool's key, in hexadecimal; never on a command line, and taken out before a task can see it
 MAINSTAY_LAUNCH   which launch of the pool this agent belongs to
-MAINSTAY_SLOTS    how many workers it may fork at the most (may be missing: as many as it is told); several numbers,
-                  as 4,1,1: one for each node of a Slurm step
+MAINSTAY_SLOTS    how many workers it may fork at the most (may be missing: as many as it is told): 4, or by the names
+                  of hosts n1=4,n2=1
 MAINSTAY_GATE     the job whose other ranks on this node wait for the end of this agent (may be missing: none)
 MAINSTAY_CORES    the cores that its workers may use, by number (may be missing: those it was started on)
 """
@@ -24,7 +24,9 @@ def main() -> int:
         addresses = from_text(os.environ.pop("MAINSTAY_ADDRESS"))
         key = bytes.fromhex(os.environ.pop("MAINSTAY_KEY"))
         launch = int(os.environ.pop("MAINSTAY_LAUNCH"))
-        slots = slots_here(os.environ.pop("MAINSTAY_SLOTS", ""), int(os.environ.get("SLURM_NODEID", 0)))
+        slots = slots_of(
+            os.environ.pop("MAINSTAY_SLOTS", ""), os.uname().nodename, os.environ.get("SLURMD_NODENAME", "")
+        )
         job = os.environ.pop("MAINSTAY_GATE", "")
         cores = os.environ.pop("MAINSTAY_CORES", "")
     except (KeyError, ValueError):
@@ -41,10 +43,14 @@ def main() -> int:
     return 0
 
 
-def slots_here(text: str, node: int) -> int | None:
-    """Return this node's number of slots; None if none was told."""
-    each = [int(word) for word in text.split(",") if word]
-    return each[node if len(each) > 1 else 0] if each else None
+def slots_of(text: str, *names: str) -> int | None:
+    """Return the number of slots of the host that has these names, with or without a domain; None if none was told."""
+    if "=" not in text:
+        return int(text) if text else None
+    each = {name: int(count) for name, count in (word.split("=") for word in text.split(","))}
+    short = {name.partition(".")[0]: count for name, count in each.items()}
+    found = (each.get(name, short.get(name.partition(".")[0])) for name in names)
+    return next((count for count in found if count is not None), None)
 
 
 def hold_gate(job: str) -> socket.socket | None:

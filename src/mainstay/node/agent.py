@@ -33,7 +33,8 @@ from mainstay.wire.poller import READ, WRITE, Poller
 if TYPE_CHECKING:
     from resource import struct_rusage
 
-HEARTBEAT = 5.0  # seconds
+HEARTBEATS = 6  # in the time after which a node that says nothing is taken for lost
+HELLO = 5.0  # seconds in which the client says how long that is
 LAST_WORDS = 1.0  # seconds for what was printed last to be taken
 BACKLOG = 1 << 20  # bytes not yet taken by the client, above which workers' output is left in its pipes
 PR_SET_PDEATHSIG = 1
@@ -57,7 +58,7 @@ class Agent:
         self._wants_janitor = False
         self._setup: dict[str, Any] = {}
         self._paused = False
-        self._beat = monotonic() + HEARTBEAT
+        self._beat = monotonic() + HELLO
         self._end_at: float | None = None  # set when the client said stop
         cores = len(os.sched_getaffinity(0))
         hello = {"host": self._host, "pid": os.getpid(), "cores": cores, "slots": slots, "launch": launch}
@@ -83,7 +84,7 @@ class Agent:
         soonest = self._beat if self._end_at is None else self._end_at
         self._poller.handle(self._poller.wait(max(0.0, soonest - monotonic())))
         if monotonic() >= self._beat:
-            self._beat = monotonic() + HEARTBEAT
+            self._beat = monotonic() + self._setup.get("node_timeout", HELLO * HEARTBEATS) / HEARTBEATS
             self._send(encode(Kind.HEARTBEAT))
 
     def _is_over(self) -> bool:
@@ -125,7 +126,7 @@ class Agent:
     def _on_frame(self, frame: Frame) -> None:
         if frame.kind == Kind.SETUP:
             self._setup = load(frame.body)
-            self._home = Home(self._setup.get("scratch"), self._host, os.getpid())
+            self._beat = monotonic()
             _prepare(self._setup)
         elif frame.kind == Kind.FORK:
             self._fork(frame.number)

@@ -1,0 +1,294 @@
+"""A file system whose metadata operations are slow and counted, as on a busy network file system.
+
+    with SlowMount(folder, delay=0.0005) as mount:
+        ...                                       work on files below mount.path
+        mount.counts()                            {"getattr": 12, "create": 3, ...}
+
+A FUSE process of its own passes what is done below `mount.path` on to `mount.behind`, a plain folder. Counted, and
+delayed, is what a network file system would ask its server for metadata:
+
+- whatever goes by a name, and what asks for attributes or changes them: see `METADATA`. `getattr` stands for looking a
+  name up as well as for asking for attributes. The kernel keeps no attributes, and not that a name is missing;
+- not: reading, writing, syncing and closing an open file, and its locks, which are the kernel's own;
+- not: attributes that FUSE itself asks for: to answer an operation that was counted, to tell where a file that is read
+  ends, and before it changes an owner.
+
+The kernel keeps the names of what is there, unless `names` is False: then it asks twice for what others ask once, first
+for the name and then for its attributes.
+
+The process ends, and the mount with it, when the block is left or the process that holds it ends, however that be.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import ctypes.util
+import functools
+import importlib.util
+import json
+import os
+import select
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+METADATA = (
+    "access", "chmod", "chown", "create", "getattr", "link", "mkdir", "mknod", "open", "readdir", "readlink", "rename",
+    "rmdir", "statfs", "symlink", "truncate", "unlink", "utimens",
+)  # fmt: skip
+ANSWERED = ("chmod", "chown", "create", "link", "mkdir", "mknod", "symlink", "truncate", "utimens")  # with attributes
+ATTRIBUTES = ("st_mode", "st_ino", "st_nlink", "st_uid", "st_gid", "st_size", "st_blocks")
+SPACE = ("f_bavail", "f_bfree", "f_blocks", "f_bsize", "f_favail", "f_ffree", "f_files", "f_frsize", "f_namemax")
+AUTO_INVAL_DATA = 1 << 12  # FUSE asks for attributes before each reading
+FOREVER = 1_000_000  # seconds
+MNT_DETACH = 2
+CAP_SYS_ADMIN = 1 << 21
+PATIENCE = 10.0  # seconds for the process to end
+
+
+class MountError(Exception):
+    """No mount came about."""
+
+
+def why_not() -> str:
+    """Say why there can be no such mount here; empty if there can."""
+    if not os.path.exists("/dev/fuse"):
+        return "FUSE cannot be had: there is no /dev/fuse"
+    if importlib.util.find_spec("mfusepy") is None:
+        return "mfusepy is not installed"
+    if not (ctypes.util.find_library("fuse3") or ctypes.util.find_library("fuse")):
+        return "libfuse is not installed (on Debian: apt install fuse3)"
+    if not may_mount() and not shutil.which("fusermount3"):
+        return "not allowed to mount, and fusermount3 is not installed"
+    return ""
+
+
+def may_mount() -> bool:
+    """Whether this process may mount without help."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    capable = next((int(line.split()[1], 16) for line in status if line.startswith("CapEff:")), 0)
+    return bool(capable & CAP_SYS_ADMIN) and os.access("/dev/fuse", os.R_OK | os.W_OK)
+
+
+class SlowMount:
+    """A mount below `folder`, whose metadata operations take `delay` seconds more than they would.
+
+    Attributes: `path` (where it is), `behind` (what it shows; looking there is not counted), `pid` (of its process).
+    Raises `MountError` where there can be none.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], delay: float = 0.0, *, names: bool = True) -> None:
+        self.path, self.behind = Path(folder).resolve() / "mount", Path(folder).resolve() / "behind"
+        self._given = {"delay": delay, "names": names, "holder": os.getpid()}
+
+    def __enter__(self) -> SlowMount:
+        if reason := why_not():
+            raise MountError(reason)
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.behind.mkdir(exist_ok=True)
+        command = [sys.executable, __file__, self.behind, self.path, json.dumps(self._given)]
+        self._said = tempfile.TemporaryFile("w+")
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._said,
+            text=True,
+            cwd="/",
+            start_new_session=True,
+        )
+        self.pid = self._process.pid
+        try:
+            if self._line() != "ready\n":
+                self._said.seek(0)
+                raise MountError(f"the mount at {self.path} did not come about: {self._said.read()}")
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline()
+
+    def counts(self) -> Counter[str]:
+        """Return how many metadata operations there were, by name."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("counts\n")
+        self._process.stdin.flush()
+        return Counter(json.loads(self._line()))
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+        self._said.close()
+        unmount(self.path)  # where the process could not: it was killed
+
+
+def unmount(path: Path) -> None:
+    """End a mount, though files may be open on it; nothing happens where there is none."""
+    if ctypes.CDLL(None).umount2(os.fsencode(path), MNT_DETACH) and shutil.which("fusermount3"):
+        subprocess.run(["fusermount3", "-u", "-z", path], stderr=subprocess.DEVNULL, check=False)
+
+
+# -- in the process of the mount
+
+
+class Passthrough:
+    """What the mount does: the same in the folder behind it."""
+
+    use_ns = True  # times are whole nanoseconds
+
+    def __init__(self, behind: str, delay: float) -> None:
+        self._behind, self._delay = behind, delay
+        self._counts: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        self._changed: set[str] = set()  # whose attributes are asked for next only to answer the change
+        for name in METADATA:
+            setattr(self, name, self._counting(name, getattr(self, f"_{name}")))
+
+    def counts(self) -> dict[str, int]:
+        with self._lock:
+            return dict(self._counts)
+
+    def _counting(self, name: str, operation: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(operation)  # mfusepy looks at its parameters
+        def counted(path: str, *given: Any) -> Any:
+            if name != "getattr" or not self._is_by_the_way(path, *given):
+                with self._lock:
+                    self._counts[name] += 1
+                    self._counts["getattr"] -= name == "chown"  # FUSE itself has just asked
+                time.sleep(self._delay)
+            result = operation(path, *given)
+            if name in ANSWERED:
+                self._changed.add(path)
+            return result
+
+        return counted
+
+    def _is_by_the_way(self, path: str, fh: int | None) -> bool:
+        """Whether FUSE itself wants attributes: `fstat` has no open file in its question, but reading has."""
+        with self._lock:
+            is_answer = path in self._changed
+            self._changed.discard(path)
+        return is_answer or fh is not None
+
+    def _at(self, path: str) -> str:
+        return self._behind + path
+
+    def init_with_config(self, connection: Any, config: Any) -> None:
+        connection.want &= ~AUTO_INVAL_DATA
+        print("ready", flush=True)
+
+    def _getattr(self, path: str, fh: int | None = None) -> dict[str, Any]:
+        found = os.lstat(self._at(path)) if fh is None else os.fstat(fh)
+        times = {f"st_{which}time": getattr(found, f"st_{which}time_ns") for which in "amc"}
+        return {name: getattr(found, name) for name in ATTRIBUTES} | times
+
+    def _access(self, path: str, mode: int) -> None:
+        if not os.access(self._at(path), mode):
+            raise PermissionError(13, "not allowed")
+
+    def _open(self, path: str, flags: int) -> int:
+        return os.open(self._at(path), flags | os.O_CLOEXEC)
+
+    def _create(self, path: str, mode: int, flags: int) -> int:
+        return os.open(self._at(path), flags | os.O_CREAT | os.O_CLOEXEC, mode)
+
+    def _readdir(self, path: str, fh: int) -> list[str]:
+        return [".", "..", *os.listdir(self._at(path))]
+
+    def _readlink(self, path: str) -> str:
+        return os.readlink(self._at(path))
+
+    def _chmod(self, path: str, mode: int) -> None:
+        os.chmod(self._at(path), mode)
+
+    def _chown(self, path: str, uid: int, gid: int) -> None:
+        os.lchown(self._at(path), uid, gid)
+
+    def _truncate(self, path: str, length: int, fh: int | None = None) -> None:
+        os.truncate(self._at(path), length)
+
+    def _utimens(self, path: str, times: tuple[int, int] | None = None) -> None:
+        os.utime(self._at(path), ns=times)
+
+    def _link(self, path: str, source: str) -> None:
+        os.link(self._at(source), self._at(path), follow_symlinks=False)
+
+    def _symlink(self, path: str, source: str) -> None:
+        os.symlink(source, self._at(path))
+
+    def _mkdir(self, path: str, mode: int) -> None:
+        os.mkdir(self._at(path), mode)
+
+    def _mknod(self, path: str, mode: int, device: int) -> None:
+        os.mknod(self._at(path), mode, device)
+
+    def _rename(self, old: str, new: str) -> None:
+        os.rename(self._at(old), self._at(new))
+
+    def _rmdir(self, path: str) -> None:
+        os.rmdir(self._at(path))
+
+    def _unlink(self, path: str) -> None:
+        os.unlink(self._at(path))
+
+    def _statfs(self, path: str) -> dict[str, int]:
+        found = os.statvfs(self._at(path))
+        return {name: getattr(found, name) for name in SPACE}
+
+    def read(self, path: str, size: int, offset: int, fh: int) -> bytes:
+        return os.pread(fh, size, offset)
+
+    def write(self, path: str, data: bytes, offset: int, fh: int) -> int:
+        return os.pwrite(fh, data, offset)
+
+    def fsync(self, path: str, data_only: int, fh: int) -> None:
+        (os.fdatasync if data_only else os.fsync)(fh)
+
+    def release(self, path: str, fh: int) -> None:
+        os.close(fh)
+
+
+def listen(operations: Passthrough, point: Path, holder: int) -> None:
+    """Tell counts when asked; end this process when nobody holds the mount any more."""
+    ended = os.pidfd_open(holder)  # beside the pipe, whose other end a child of the holder may have
+    while True:
+        ready, _, _ = select.select([sys.stdin, ended], [], [])
+        if ended in ready or not sys.stdin.readline():
+            break
+        print(json.dumps(operations.counts()), flush=True)
+    unmount(point)
+    os._exit(0)
+
+
+def main(behind: str, point: str, given: str) -> None:
+    from mfusepy import FUSE
+
+    options = json.loads(given)
+    os.umask(0)  # the caller's has been applied
+    operations = Passthrough(behind, options["delay"])
+    threading.Thread(target=listen, args=(operations, Path(point), options["holder"]), daemon=True).start()
+    timeouts = {"attr_timeout": 0, "entry_timeout": FOREVER if options["names"] else 0, "negative_timeout": 0}
+    FUSE(operations, point, foreground=True, hard_remove=True, fsname="slowmount", **timeouts)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,70 @@
+"""What the environment in a PBS or LSF job says of it; the environments are as their manuals have them."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from mainstay.launch import find, lsf, pbs
+from mainstay.launch.hosted import reached_by
+from mainstay.launch.mpiexec import openmpi_argv
+from mainstay.world import job_of
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "hosts"
+    path.write_text("n1.site.org\nn1.site.org\nn2.site.org\nn1.site.org\n")
+    return str(path)
+
+
+def test_hosts_of_a_pbs_job(file):
+    assert pbs.slots({"PBS_JOBID": "7.server", "PBS_NODEFILE": file}) == {"n1.site.org": 3, "n2.site.org": 1}
+    with pytest.raises(ValueError, match="PBS_NODEFILE is not set; start the program from the job's script"):
+        pbs.slots({"PBS_JOBID": "7.server"})
+    with pytest.raises(OSError, match="/nowhere"):
+        pbs.slots({"PBS_NODEFILE": "/nowhere"})
+
+
+def test_hosts_of_an_lsf_job(file):
+    numbers = {"LSB_MCPU_HOSTS": "n1 4 n2 2"}
+    assert lsf.slots(numbers) == {"n1": 4, "n2": 2}
+    assert lsf.slots(numbers | {"LSB_DJOB_HOSTFILE": file}) == {"n1.site.org": 3, "n2.site.org": 1}
+
+
+@pytest.mark.parametrize("text", ["", "n1", "n1 4 n2", "n1 n2"])
+def test_hosts_that_lsf_does_not_write(text):
+    with pytest.raises(ValueError, match=r"LSB_MCPU_HOSTS=.* is not as LSF writes it"):
+        lsf.slots({"LSB_MCPU_HOSTS": text})
+
+
+def test_a_file_without_hosts_is_named():
+    with pytest.raises(ValueError, match="PBS_NODEFILE=/dev/null names no host"):
+        pbs.slots({"PBS_NODEFILE": os.devnull})
+
+
+@pytest.mark.parametrize(("name", "variable"), [("pbs", "PBS_JOBID"), ("lsf", "LSB_JOBID")])
+def test_outside_of_a_job_they_do_not_serve(monkeypatch, name, variable):
+    monkeypatch.delenv(variable, raising=False)
+    assert find(name).why_not() == f"not in a {name.upper()} job ({variable} is not set)"
+    assert find(name).most_workers is None
+
+
+def test_a_job_has_a_name_on_all_its_hosts():
+    assert job_of({"PBS_JOBID": "7.server"}) == "pbs-7.server-0"
+    assert job_of({"LSB_JOBID": "7", "LSB_JOBINDEX": "3"}) == "lsf-7-3"
+    assert job_of({"SLURM_JOB_ID": "7"}) == "slurm-7-0"
+    assert job_of({}) == ""
+
+
+def test_hosts_are_reached_through_the_batch_system():
+    told = reached_by("/opt/pbs/bin/pbs_tmrsh")
+    assert told["HYDRA_LAUNCHER_EXEC"] == told["PRTE_MCA_plm_ssh_agent"] == "/opt/pbs/bin/pbs_tmrsh"
+    assert reached_by(None) == {}
+
+
+def test_open_mpi_hands_on_what_agents_must_know():
+    argv = openmpi_argv("mpiexec", ["n1", "n2"], ["MAINSTAY_SLOTS"])
+    assert argv[:5] == ["mpiexec", "--host", "n1,n2", "--map-by", "ppr:1:node"]
+    assert argv[argv.index("-x") + 1] == "MAINSTAY_SLOTS"
