@@ -19,6 +19,9 @@ if TYPE_CHECKING:
         PoolBroken,
         RemoteError,
         RemoteTraceback,
+        ScratchError,
+        ScratchFull,
+        StagingError,
         TaskTimeout,
         UnreliableKey,
         WorkerDied,
@@ -26,10 +29,13 @@ if TYPE_CHECKING:
     from mainstay.executor import Executor
     from mainstay.journal.keys import memo
     from mainstay.node.context import task
+    from mainstay.node.scratch import scratch, staged
 
 _PLACES = {
     "Executor": "executor",
     "memo": "journal.keys",
+    "scratch": "node.scratch",
+    "staged": "node.scratch",
     "task": "node.context",
     **dict.fromkeys(
         (
@@ -43,6 +49,9 @@ _PLACES = {
             "PoolBroken",
             "RemoteError",
             "RemoteTraceback",
+            "ScratchError",
+            "ScratchFull",
+            "StagingError",
             "TaskTimeout",
             "UnreliableKey",
             "WorkerDied",
@@ -63,10 +72,15 @@ __all__ = [
     "PoolBroken",
     "RemoteError",
     "RemoteTraceback",
+    "ScratchError",
+    "ScratchFull",
+    "StagingError",
     "TaskTimeout",
     "UnreliableKey",
     "WorkerDied",
     "memo",
+    "scratch",
+    "staged",
     "task",
 ]
 

@@ -282,8 +282,8 @@ class Broker:
 
     def _hear_last_words(self, deadline: float) -> None:
         """Pass on what workers printed last, until each agent has closed its end."""
-        while self.roster.agents and (left := deadline - now()) > 0:
-            ready = self._reactor.control.wait(left)
+        while self.roster.agents and ((left := deadline - now()) > 0 or self.roster.files.busy):
+            ready = self._reactor.control.wait(max(left, 0.05))
             with self.lock:
                 self._reactor.control.handle(ready)
             self._settle()
@@ -333,7 +333,8 @@ class Broker:
         self.scheduler.leaving(worker.number)
 
     def worker_left(self, worker: WorkerState, end: End) -> None:
-        for action in self.scheduler.left(worker.number, now()):
+        actions = self.scheduler.left(worker.number, now())
+        for action in [*actions, *(self._overran(worker.overran) if worker.overran else ())]:
             if isinstance(action, GiveUp):
                 label = self._label(action.task)
                 self._resolve(action.task, outcomes.worker_died(action.task, label, worker.host, worker.pid, end))
@@ -358,10 +359,16 @@ class Broker:
                 self.roster.tell(action.worker, Kind.RECALL)
             elif isinstance(action, Kill):
                 self.roster.tell(action.worker, Kind.KILL)
-                if action.task.retries > 0:
-                    actions += self.scheduler.retry(action.task, now())
+                if action.task.brings:
+                    self.roster.workers[action.worker].overran = action.task  # its files come first
                 else:
-                    self._resolve(action.task, outcomes.timed_out(action.task, self._label(action.task)))
+                    actions += self._overran(action.task)
+
+    def _overran(self, task: Task) -> list[Action]:
+        if task.retries > 0 and task.id in self._tasks:
+            return self.scheduler.retry(task, now())
+        self._resolve(task, outcomes.timed_out(task, self._label(task)))
+        return []
 
     def _label(self, task: Task) -> str:
         return task.label or self._functions[task.function].name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import BrokenExecutor
+from errno import ENOSPC
 
 __all__ = [
     "AllocationEnding",
@@ -15,6 +16,9 @@ __all__ = [
     "PoolBroken",
     "RemoteError",
     "RemoteTraceback",
+    "ScratchError",
+    "ScratchFull",
+    "StagingError",
     "TaskTimeout",
     "UnreliableKey",
     "WorkerDied",
@@ -67,6 +71,42 @@ class AllocationEnding(PoolBroken):
 
     def __reduce__(self) -> tuple[type[AllocationEnding], tuple[str, str, int, int]]:
         return type(self), (self.job, self.resume, self.done, self.left)
+
+
+class ScratchError(MainstayError):
+    """A node has no directory for scratch files, or what was asked for is not in it."""
+
+
+class ScratchFull(ScratchError, OSError):
+    """There is no room on a node's disk for scratch files.
+
+    Attributes: `directory` (str), `host` (str), `free` (bytes, int), `needed` (bytes; 0 if that is not known).
+    """
+
+    def __init__(self, directory: str, host: str, free: int, needed: int = 0) -> None:
+        self.directory, self.host, self.free, self.needed = directory, host, free, needed
+        wanted = f", {_bytes(needed)} needed" if needed else ""
+        super().__init__(
+            f"no room for scratch files in {directory} on host {host}: {_bytes(free)} free{wanted}. "
+            "Stage fewer or smaller files, remove what tasks no longer need, "
+            "or give the pool another directory: Executor(scratch='/a/larger/disk')"
+        )
+        self.errno = ENOSPC
+
+    def __reduce__(self) -> tuple[type[ScratchFull], tuple[str, str, int, int]]:
+        return type(self), (self.directory, self.host, self.free, self.needed)
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+class StagingError(ScratchError):
+    """Input files could not be brought to a node, or results from it."""
 
 
 class TaskTimeout(MainstayError, TimeoutError):

@@ -22,12 +22,13 @@ from mainstay.launches import Log
 from mainstay.options import Options
 from mainstay.orders import Task
 from mainstay.report import Description, WorkerInfo
-from mainstay.wire.functions import FunctionTable
+from mainstay.staging import look
+from mainstay.wire.functions import Function, FunctionTable
 from mainstay.wire.payload import dump
 
 if TYPE_CHECKING:
     from mainstay.journal.store import Store
-    from mainstay.keeping import Keeper
+    from mainstay.keeping import Entry, Keeper
 
 T = TypeVar("T")
 
@@ -53,6 +54,8 @@ class Executor(concurrent.futures.Executor):
             or measured run time, reaches into them, and what is left raises `AllocationEnding`.
         requeue: whether the Slurm job is queued again when it ends before the work; wants a journal, to go on from.
         retry_failed: whether calls that failed in an earlier run, by the journal, run again.
+        scratch: the directory of each node in which the pool makes its own for scratch files; variables and ~ in it
+            are the node's; None: the first that serves of SLURM_TMPDIR, TMPDIR and /tmp.
         log: called with each line that tells of launches; None: the logger "mainstay" (its start at INFO,
             what went wrong at WARNING).
 
@@ -77,6 +80,7 @@ class Executor(concurrent.futures.Executor):
         retry_failed: bool = True,
         drain: float = 30.0,
         requeue: bool = False,
+        scratch: str | os.PathLike[str] | None = None,
         log: Callable[[str], object] | None = None,
     ) -> None:
         if max_workers is not None and not isinstance(max_workers, int):
@@ -93,6 +97,8 @@ class Executor(concurrent.futures.Executor):
         if any(candidate.name == "world" for candidate in launchers):
             _serve_in_world(start_timeout)
         self._max_workers = max_workers or len(os.sched_getaffinity(0))
+        if scratch is not None and not os.fspath(scratch).startswith(("/", "$", "~")):
+            raise ValueError(f"scratch must be None or an absolute path of a directory; given: {scratch!r}")
         if requeue and journal is None:
             raise ValueError("requeue=True wants a journal=, or the job would begin anew each time")
         if not drain >= 0:
@@ -111,6 +117,7 @@ class Executor(concurrent.futures.Executor):
             "argv": list(sys.argv),
             "preload": tuple(preload),
             "initializer": None,
+            "scratch": None if scratch is None else os.fspath(scratch),
             "node_timeout": node_timeout,
         }
         if initializer is not None:
@@ -165,7 +172,7 @@ class Executor(concurrent.futures.Executor):
         return self._map(self._options, fn, iterables, timeout, chunksize, buffersize, progress)
 
     def options(self, **given: Any) -> View:
-        """Return this pool seen with other task options: `timeout`, `retries`, `worker_retries`, `priority`, `label`.
+        """Return this pool seen with other task options: `timeout`, `retries`, `stage_in`, … (see `Options`).
 
         The view has `submit`, `map` and `options`; an unknown option raises `TypeError` with the valid ones.
         """
@@ -187,24 +194,32 @@ class Executor(concurrent.futures.Executor):
             if found is not None:
                 return found
         try:
-            task = Task(
-                next(self._ids),
-                function.number,
-                dump((args, kwargs, options.label or function.name)),
-                future,
-                entry,
-                options.label,
-                options.priority,
-                options.timeout,
-                options.retries,
-                options.worker_retries,
-            )
-            self._broker.submit(task, function, late)
+            self._broker.submit(self._task(options, function, future, entry, args, kwargs), function, late)
         except BaseException:
             if entry is not None and self._keeper is not None:
                 self._keeper.ends(entry, future)  # or the same call, submitted again, would follow this one for ever
             raise
         return future
+
+    def _task(
+        self, options: Options, function: Function, future: Future[T], entry: Entry | None, args: Any, kwargs: Any
+    ) -> Task:
+        words: tuple[Any, ...] = (args, kwargs, options.label or function.name)
+        if options.stage_in or options.stage_out:
+            words += (self._broker.roster.files.orders(options.stage_in, options.stage_out),)
+        return Task(
+            next(self._ids),
+            function.number,
+            dump(words),
+            future,
+            entry,
+            options.label,
+            options.priority,
+            options.timeout,
+            options.retries,
+            options.worker_retries,
+            brings=bool(options.stage_out),
+        )
 
     def _map(
         self,
@@ -223,6 +238,8 @@ class Executor(concurrent.futures.Executor):
                 f"arguments, as key=lambda x: f'{options.key}-{{x}}'"
             )
         deadline = None if timeout is None else time.monotonic() + timeout
+        if options.stage_in:
+            options = options.changed({"stage_in": look(options.stage_in)})  # once, not for each item
 
         def submit(fn: Callable[..., Any], *args: Any) -> concurrent.futures.Future[Any]:
             return self._submit(options, fn, args, {})
@@ -230,7 +247,7 @@ class Executor(concurrent.futures.Executor):
         if buffersize is not None:
             items: Iterator[Any] = zip(*iterables, strict=False)
             return mapping.watched(mapping.buffered(submit, fn, items, buffersize, deadline), None, progress)
-        if options.timeout is not None or options.retries:
+        if options.timeout is not None or options.retries or options.stage_out:
             chunksize = chunksize or 1  # these hold for an item, not for a chunk
         function = self._functions.lookup(fn)  # what cannot be pickled is told now
         pace = self._paces.setdefault(function.number, mapping.Pace())

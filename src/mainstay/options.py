@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
+
+from mainstay import staging
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +24,10 @@ class Options:
     key: what the journal knows the call by (str), or a function of the call's arguments that returns it; None: by what
         it computes.
     retry_failed: whether a call that the journal knows to have failed runs again; else its exception is raised anew.
+    stage_in: paths of files and directories, as the client sees them, that are on the node's own disk before the task
+        begins (see `mainstay.staged`).
+    stage_out: patterns of files in the task's own directory (see `mainstay.scratch`), and the directories of the client
+        that they are brought to; {label}, {id}, {host}, {worker} and {attempt} may stand in these.
     """
 
     timeout: float | None = None
@@ -31,6 +38,8 @@ class Options:
     journal: bool = True
     key: str | Callable[..., str] | None = None
     retry_failed: bool = True
+    stage_in: Sequence[str | os.PathLike[str]] = ()
+    stage_out: Mapping[str, str | os.PathLike[str]] | None = None
 
     def changed(self, given: dict[str, Any]) -> Options:
         """Return these options with those given; raise `TypeError` or `ValueError` that says what is allowed."""
@@ -57,6 +66,8 @@ class Options:
         for name in ("journal", "retry_failed"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be True or False; given: {getattr(self, name)!r}")
+        staging.check_in(self.stage_in)
+        staging.check_out(self.stage_out)
         if not (self.key is None or (isinstance(self.key, str) and self.key) or callable(self.key)):
             raise ValueError(
                 f"key must be a str that is not empty, or a function of the call's arguments that returns one; "

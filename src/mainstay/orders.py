@@ -24,6 +24,7 @@ class Task:
     deaths: int = 0
     solo: bool = False
     expected: float = 0.0  # seconds; what it was taken for when it came into a hand
+    brings: bool = False  # what it leaves on a node's disk is brought to the client
     begun: bool = False  # it was sent once, so its future runs and can no longer be cancelled
 
 

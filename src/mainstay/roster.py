@@ -17,7 +17,9 @@ from typing import Any, Protocol
 
 from mainstay import scheduler
 from mainstay.errors import InitializerFailed
+from mainstay.files import Files
 from mainstay.launches import GRACE, Launches, Log
+from mainstay.orders import Task
 from mainstay.outcomes import End, rebuild_error
 from mainstay.report import Description, WorkerInfo
 from mainstay.wire.connection import Connection
@@ -46,6 +48,8 @@ class WorkerState:
         self.connection: Connection | None = None
         self.pid = 0
         self.known: set[int] = set()  # numbers of the functions that it has
+        self.overran: Task | None = None  # for which it was killed, and whose files are to come first
+        self.saving = False  # it has ended, and its agent brings what it left before it says so
 
     def info(self, scheduled: scheduler.Worker | None) -> WorkerInfo:
         state = "starting" if scheduled is None else "busy" if scheduled.hand else "idle"
@@ -94,6 +98,7 @@ class Roster:
         self._complete = False
         self.ever_started = 0
         self.closing = False
+        self.files = Files(log)
 
     def admit(self, sock: socket.socket) -> None:
         """A peer has proved the key; its first frame says what it is."""
@@ -103,6 +108,9 @@ class Roster:
 
     def _on_hello(self, connection: Connection, frames: list[Frame]) -> None:
         first, *others = frames
+        if first.kind in (Kind.FETCH, Kind.BRING):
+            self.files.serve(connection.detach(), first)
+            return
         if self.closing:
             connection.close()  # too late; its end-of-file ends it
             return
@@ -172,6 +180,9 @@ class Roster:
                 self.ever_started += 1
             elif frame.kind == Kind.OUTPUT:
                 self._pool.worker_printed(f"{agent.host}/{frame.number}", frame)
+            elif frame.kind == Kind.SAVING and frame.number in agent.workers:
+                agent.workers[frame.number].saving = True
+                self._leaving.pop(frame.number, None)
             elif frame.kind == Kind.ENDED and frame.number in agent.workers:
                 self._on_ended(agent.workers[frame.number], End(**load(frame.body)))
 
@@ -220,7 +231,8 @@ class Roster:
 
     def _on_worker_end(self, worker: WorkerState) -> None:
         """Its socket is closed. Why, the agent tells; make sure that it has a reason to."""
-        self._leaving[worker.number] = time.monotonic() + GRACE
+        if not worker.saving:
+            self._leaving[worker.number] = time.monotonic() + GRACE
         self._pool.worker_leaving(worker)
         self.tell(worker.number, Kind.KILL)
 

@@ -13,8 +13,12 @@ import socket
 import threading
 from typing import Any
 
+from mainstay.errors import ScratchError
 from mainstay.launch import Invitation
 from mainstay.node.agent import HEARTBEATS, start_worker
+from mainstay.node.home import Home
+from mainstay.node.place import Place
+from mainstay.node.porter import bring
 from mainstay.node.worker import Worker, send_all
 from mainstay.wire.address import Address, dial, from_text
 from mainstay.wire.frames import Frame, FrameReader, Kind, encode
@@ -31,9 +35,11 @@ class Threads:
         self._key = bytes.fromhex(invitation.key)
         self._launch = invitation.launch
         self._host = socket.gethostname()
-        self._workers: dict[int, socket.socket] = {}
+        self._workers: dict[int, tuple[socket.socket, Place]] = {}
+        self._home: Home | None = None
         self._setup: dict[str, Any] = {}
         self._control: socket.socket | None = None
+        self._stopped = False
         self._over = threading.Event()
         threading.Thread(target=self._serve, name="mainstay-serial", daemon=True).start()
 
@@ -51,12 +57,14 @@ class Threads:
             hello = {"host": self._host, "pid": os.getpid(), "cores": 1, "slots": 1, "launch": self._launch}
             send_all(control, encode(Kind.AGENT_HELLO, pickle.dumps(hello)))
             reader = FrameReader()
-            while count := control.recv_into(reader.get_buffer()):
+            while not self._stopped and (count := control.recv_into(reader.get_buffer())):
                 for frame in reader.received(count):
                     self._on_frame(control, frame)
         except OSError:
             pass
         finally:
+            if self._home is not None:
+                self._home.remove()
             if self._control is not None:
                 self._control.close()
             self._over.set()
@@ -71,25 +79,37 @@ class Threads:
     def _on_frame(self, control: socket.socket, frame: Frame) -> None:
         if frame.kind == Kind.SETUP:
             self._setup = load(frame.body)
+            self._home = Home(self._setup.get("scratch"), self._host)
             beat = self._setup["node_timeout"] / HEARTBEATS
             threading.Thread(target=self._beat, args=(beat,), daemon=True).start()
         elif frame.kind == Kind.FORK:
             threading.Thread(target=self._work, args=(frame.number, self._setup), daemon=True).start()
             send_all(control, encode(Kind.FORKED, number=frame.number))
         elif frame.kind == Kind.KILL:
-            sock = self._workers.pop(frame.number, None)
-            if sock is not None:
-                sock.close()
+            if frame.number in self._workers:
+                self._give_up(*self._workers.pop(frame.number))
             send_all(control, encode(Kind.ENDED, pickle.dumps({}), number=frame.number))
         elif frame.kind == Kind.STOP:
-            control.shutdown(socket.SHUT_RDWR)
+            self._stopped = True
+
+    def _give_up(self, sock: socket.socket, place: Place) -> None:
+        """Bring back what the task has left by now; its thread cannot be ended."""
+        place.given_up = True
+        sock.close()
+        try:
+            if place.home.has_errand(place.number):
+                bring(place.home, place.number, place.client, "killed")
+        except (OSError, EOFError, ValueError, ScratchError):
+            pass  # it goes on writing, and removing
 
     def _work(self, number: int, setup: dict[str, Any]) -> None:
+        assert self._home is not None
+        place = Place(self._home, number, self._addresses, self._key)
         try:
             sock, _ = dial(self._addresses, self._key)
             with sock:
-                self._workers[number] = sock
-                worker = Worker(sock, f"{self._host}/{number}", flush=0.0)  # a thread cannot be recalled
+                self._workers[number] = sock, place
+                worker = Worker(sock, f"{self._host}/{number}", 0.0, place)  # a thread cannot be recalled
                 start_worker(sock, number, setup)
                 worker.serve()
         except OSError:

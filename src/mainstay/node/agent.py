@@ -6,7 +6,8 @@
 
 Single-threaded, so that forking is safe. When the client goes, the agent ends its workers and itself; when the
 agent goes, the kernel ends the workers (PR_SET_PDEATHSIG). Output is passed on in whole lines, and no faster than
-the client takes it: a worker that prints a gigabyte waits for its reader like in any pipe.
+the client takes it: a worker that prints a gigabyte waits for its reader like in any pipe. What a killed worker's
+task left on the disk is brought back by a porter, a process that is forked for that and ends with it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from collections import deque
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from mainstay.node.home import Home
+from mainstay.node.output import Child, Output
+from mainstay.node.place import Place
 from mainstay.node.worker import Worker, describe_error, send_all
 from mainstay.wire.address import Address, dial
 from mainstay.wire.frames import Bytes, Frame, FrameReader, Kind, encode
@@ -31,48 +35,9 @@ if TYPE_CHECKING:
 
 HEARTBEATS = 6  # in the time after which a node that says nothing is taken for lost
 HELLO = 5.0  # seconds in which the client says how long that is
-LINE = 1 << 16  # bytes; a longer line is passed on in pieces
-TAIL = 20  # lines of stderr that are kept for the error message
 LAST_WORDS = 1.0  # seconds for what was printed last to be taken
 BACKLOG = 1 << 20  # bytes not yet taken by the client, above which workers' output is left in its pipes
 PR_SET_PDEATHSIG = 1
-
-
-class Output:
-    """One of a worker's two streams: bytes in, whole lines out."""
-
-    def __init__(self, fd: int, worker: int, is_error: bool) -> None:
-        self.fd, self.worker, self.is_error = fd, worker, is_error
-        self.tail: deque[bytes] = deque(maxlen=TAIL)
-        self._rest = b""
-
-    def fileno(self) -> int:
-        return self.fd
-
-    def read(self) -> list[bytes] | None:
-        """Return the lines that are complete now; None at the end of the stream."""
-        data = os.read(self.fd, LINE)
-        if not data:
-            return None
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        if len(self._rest) >= LINE:
-            lines.append(self._rest)
-            self._rest = b""
-        self.tail.extend(lines)
-        return lines
-
-    def end(self) -> list[bytes]:
-        """Return what stood on the last line, without an end."""
-        rest, self._rest = self._rest, b""
-        self.tail.extend([rest] if rest else [])
-        return [rest] if rest else []
-
-
-class Child:
-    """A worker as its agent sees it."""
-
-    def __init__(self, number: int, pid: int, outputs: list[Output]) -> None:
-        self.number, self.pid, self.outputs = number, pid, outputs
 
 
 class Agent:
@@ -88,6 +53,9 @@ class Agent:
         self._poller = Poller()
         self._wants_to_send = False
         self._children: dict[int, Child] = {}
+        self._porters: dict[int, tuple[int, dict[str, Any]]] = {}  # by pid: the worker, and how it ended
+        self._home: Home | None = None
+        self._wants_janitor = False
         self._setup: dict[str, Any] = {}
         self._paused = False
         self._beat = monotonic() + HELLO
@@ -109,6 +77,8 @@ class Agent:
             pass  # the client is gone
         finally:
             self._end_all()
+            if self._home is not None:
+                self._home.remove()
 
     def _turn(self) -> None:
         soonest = self._beat if self._end_at is None else self._end_at
@@ -122,10 +92,17 @@ class Agent:
         return self._end_at is not None and (not self._children or monotonic() >= self._end_at)
 
     def _say_the_rest(self) -> None:
-        """Kill what still runs, and pass on what was printed last."""
+        """Kill what still runs, pass on what was printed last, and let what tasks left be brought to the client."""
         for child in list(self._children.values()):
             _kill_group(child.pid)
             self._read_the_rest(child)
+        children = list(self._children.values())
+        self._end_all()
+        if self._home is not None:
+            pids = [self._start_porter(child.number) for child in children if self._home.has_errand(child.number)]
+            for pid in [*pids, *self._porters]:
+                os.waitpid(pid, 0)
+            self._porters.clear()
         self._sock.settimeout(LAST_WORDS)
         for piece in self._unsent:
             self._sock.sendall(piece)
@@ -210,25 +187,15 @@ class Agent:
         """In the child: never returns."""
         status = 1
         try:
-            agent = os.getppid()
-            os.setpgid(0, 0)
-            self._libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != agent:
-                os._exit(1)
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            self._stand_apart()
             os.dup2(pipes[0][1], 1)
             os.dup2(pipes[1][1], 2)
             for fd in {fd for pipe in pipes for fd in pipe}:
                 os.close(fd)
-            self._poller.close()
-            self._sock.close()
-            self._wake_read.close()
-            self._wake_write.close()
-            for child in self._children.values():
-                for output in child.outputs:
-                    os.close(output.fd)
-            serve_as_worker(self._addresses, self._key, number, self._host, self._setup)
+            self._let_go()
+            assert self._home is not None
+            place = Place(self._home, number, self._addresses, self._key)
+            serve_as_worker(place, self._setup)
             status = 0
         except BaseException as error:
             if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
@@ -237,6 +204,43 @@ class Agent:
                 sys.stderr.write(f"{error!r}\n")
         finally:
             os._exit(status)
+
+    def _stand_apart(self) -> None:
+        """In a child: be a group of its own, which ends when the agent does."""
+        agent = os.getppid()
+        os.setpgid(0, 0)
+        self._libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != agent:
+            os._exit(1)
+        signal.set_wakeup_fd(-1)
+        for what in (signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(what, signal.SIG_DFL)
+
+    def _let_go(self) -> None:
+        """In a child: close what is the agent's."""
+        self._poller.close()
+        for sock in (self._sock, self._wake_read, self._wake_write):
+            sock.close()
+        for child in self._children.values():
+            for output in child.outputs:
+                os.close(output.fd)
+        if self._home is not None:
+            self._home.let_go()
+
+    def _start_porter(self, number: int) -> int:
+        """Have what worker `number` left brought to the client, and its part of the disk cleared."""
+        pid = os.fork()
+        if pid:
+            return pid
+        try:
+            self._stand_apart()
+            self._let_go()
+            from mainstay.node.porter import salvage
+
+            assert self._home is not None
+            salvage(self._home, number, (self._addresses, self._key))
+        finally:
+            os._exit(0)
 
     def _listen(self, output: Output) -> None:
         self._poller.watch(output, lambda events: self._on_output(output))
@@ -258,15 +262,30 @@ class Agent:
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        signal.signal(signal.SIGTERM, lambda number, frame: self._leave())
+        signal.signal(signal.SIGUSR1, lambda number, frame: self._want_janitor())
         signal.set_wakeup_fd(self._wake_write.fileno(), warn_on_full_buffer=False)
-        self._poller.watch(self._wake_read, self._on_deaths)
+        self._poller.watch(self._wake_read, self._on_signals)
 
-    def _on_deaths(self, events: int) -> None:
+    def _leave(self) -> None:
+        """The launcher wants the node back: end as if the client had said so."""
+        self._end_at = self._end_at or monotonic()
+
+    def _want_janitor(self) -> None:
+        self._wants_janitor = True  # the signal also wakes the poller
+
+    def _on_signals(self, events: int) -> None:
         try:
             while self._wake_read.recv(4096):
                 pass
         except BlockingIOError:
             pass
+        if self._wants_janitor and self._home is not None:
+            self._wants_janitor = False
+            self._home.guard()
+        self._reap()
+
+    def _reap(self) -> None:
         while True:
             try:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
@@ -277,6 +296,8 @@ class Agent:
             child = self._children.pop(pid, None)
             if child is not None:
                 self._on_death(child, status, usage)
+            elif pid in self._porters:
+                self._tell_end(*self._porters.pop(pid))
 
     def _on_death(self, child: Child, status: int, usage: struct_rusage) -> None:
         _kill_group(child.pid)  # what its tasks started and left running
@@ -287,7 +308,17 @@ class Agent:
             "peak": usage.ru_maxrss * 1024,  # bytes
             "stderr": b"\n".join(child.outputs[1].tail).decode(errors="replace"),
         }
-        self._send(encode(Kind.ENDED, pickle.dumps(ended), number=child.number))
+        assert self._home is not None
+        if self._home.has_errand(child.number):
+            self._send(encode(Kind.SAVING, number=child.number))
+            self._porters[self._start_porter(child.number)] = child.number, ended
+            return
+        self._tell_end(child.number, ended)
+        if self._home.has_worker(child.number):
+            self._start_porter(child.number)  # it clears up only
+
+    def _tell_end(self, number: int, ended: dict[str, Any]) -> None:
+        self._send(encode(Kind.ENDED, pickle.dumps(ended), number=number))
 
     def _read_the_rest(self, child: Child) -> None:
         for output in child.outputs:
@@ -302,7 +333,8 @@ class Agent:
             os.close(output.fd)
 
     def _end_all(self) -> None:
-        for pid in self._children:
+        while self._children:
+            pid, _ = self._children.popitem()
             _kill_group(pid)
             try:
                 os.kill(pid, signal.SIGKILL)
@@ -311,15 +343,15 @@ class Agent:
                 pass
 
 
-def serve_as_worker(addresses: list[Address], key: bytes, number: int, host: str, setup: dict[str, Any]) -> None:
-    """Be worker `number`: connect, run the initializer, serve until the client closes."""
+def serve_as_worker(place: Place, setup: dict[str, Any]) -> None:
+    """Be the worker of this place: connect, run the initializer, serve until the client closes."""
     sys.stdout = open(1, "w", buffering=1, closefd=False, errors="replace")  # noqa: SIM115  kept for life
     sys.stderr = open(2, "w", buffering=1, closefd=False, errors="replace")  # noqa: SIM115
-    sock, _ = dial(addresses, key)
-    worker = Worker(sock, f"{host}/{number}")
+    sock, _ = dial(*place.client)
+    worker = Worker(sock, f"{place.home.host}/{place.number}", place=place)
     signal.signal(signal.SIGURG, lambda signum, frame: worker.recall())
     signal.siginterrupt(signal.SIGURG, False)
-    start_worker(sock, number, setup)
+    start_worker(sock, place.number, setup)
     worker.serve()
     sys.stdout.flush()
     sys.stderr.flush()

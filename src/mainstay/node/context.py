@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from mainstay.node.place import Place
 
 
 class TaskInfo(NamedTuple):
@@ -15,6 +18,7 @@ class TaskInfo(NamedTuple):
 
 
 current: TaskInfo | None = None
+place: Place | None = None  # the worker's, for its files
 
 
 def task() -> TaskInfo:

@@ -15,11 +15,14 @@ import socket
 from collections import deque
 from collections.abc import Callable
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mainstay.node import context
 from mainstay.wire.frames import Bytes, Frame, FrameReader, Kind, encode
 from mainstay.wire.payload import Payload, dump, load
+
+if TYPE_CHECKING:
+    from mainstay.node.place import Place
 
 SPIN = 100e-6
 FLUSH = 500e-6
@@ -29,8 +32,8 @@ MOST_PIECES = 512  # of one sendmsg; the kernel's limit is 1,024
 class Worker:
     """Serves calls from `sock` (blocking, authenticated) until its end-of-file."""
 
-    def __init__(self, sock: socket.socket, name: str, flush: float = FLUSH) -> None:
-        self._sock, self._name, self._flush_after = sock, name, flush
+    def __init__(self, sock: socket.socket, name: str, flush: float = FLUSH, place: Place | None = None) -> None:
+        self._sock, self._name, self._flush_after, self._place = sock, name, flush, place
         self._pid = os.getpid()
         self._reader = FrameReader()
         self._inbox: deque[Frame] = deque()
@@ -89,15 +92,26 @@ class Worker:
 
     def _run(self, frame: Frame) -> Payload:
         fn = self._function(frame.number)
-        args, kwargs, label = load(frame.body, frame.buffers)
+        args, kwargs, label, *orders = load(frame.body, frame.buffers)
         context.current = context.TaskInfo(frame.task, frame.attempt, label, self._name)
+        context.place = self._place
         try:
+            if orders and self._place is not None:
+                self._place.begin(orders[0], context.current)
             result = fn(*args, **kwargs)
-        finally:
-            context.current = None
-            if os.getpid() != self._pid:
-                os._exit(0)  # a child that the task forked must not answer in our place
+        except BaseException as error:
+            self._leave(error)
+            raise
+        self._leave(None)
         return dump(result)
+
+    def _leave(self, error: BaseException | None) -> None:
+        """The task has ended: what it left on the disk is brought to the client, and removed."""
+        context.current = None
+        if os.getpid() != self._pid:
+            os._exit(0)  # a child that the task forked must not answer in our place
+        if self._place is not None and (self._place.used or error is not None):
+            self._place.finish(error)
 
     def _function(self, number: int) -> Callable[..., Any]:
         known = self._functions.get(number)

@@ -36,6 +36,12 @@ class Connection:
         self._poller = poller
         poller.watch(self.sock, self._ready)
 
+    def detach(self) -> socket.socket:
+        """Forget the peer, and return its socket, to be served by somebody else."""
+        self.closed = True
+        self._poller.forget(self.sock)
+        return self.sock
+
     def send(self, pieces: list[Bytes]) -> None:
         """Send what the kernel takes now, and the rest as it takes more. A broken peer shows when it is read."""
         self._unsent.extend(pieces)

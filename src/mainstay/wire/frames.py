@@ -32,7 +32,9 @@ class Kind:
     # client to agent
     SETUP, FORK, KILL, RECALL, STOP = 20, 21, 22, 23, 24
     # agent to client
-    AGENT_HELLO, FORKED, ENDED, OUTPUT, HEARTBEAT = 30, 31, 32, 33, 34
+    AGENT_HELLO, FORKED, ENDED, OUTPUT, HEARTBEAT, SAVING = 30, 31, 32, 33, 34, 35
+    # files, on a connection of their own: a worker asks for some or brings some; then either end
+    FETCH, BRING, FILE, PIECE, DONE, REFUSED = 40, 41, 42, 43, 44, 45
 
 
 class Frame(NamedTuple):
