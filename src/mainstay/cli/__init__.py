@@ -7,7 +7,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-COMMANDS = ("run", "demo", "journal")
+COMMANDS = ("run", "demo", "journal", "doctor")
 
 
 def parser() -> argparse.ArgumentParser:

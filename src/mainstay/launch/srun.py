@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 
 from mainstay import world
 from mainstay.launch import Invitation
@@ -60,7 +61,7 @@ class Srun:
         return Process(argv, environment, len(here.nodes), tethered=True, hidden=(*RANK_VARIABLES, *OPTIONS))
 
 
-def srun_argv(program: str, here: Allocation, version: tuple[int, int]) -> list[str]:
+def srun_argv(program: str, here: Allocation, version: tuple[int, int], command: Sequence[str] = AGENT) -> list[str]:
     """Return srun's command line: an agent per node, not bound to a core, whose end ends none of the others."""
     nodes = str(len(here.nodes))
     return [
@@ -78,7 +79,7 @@ def srun_argv(program: str, here: Allocation, version: tuple[int, int]) -> list[
         "--input=none",
         "--export=ALL",
         "--job-name=mainstay",
-        *AGENT,
+        *command,
     ]
 
 
