@@ -27,6 +27,7 @@ APART = 1.0  # seconds by which clocks may differ
 GREETING = "mainstay-doctor-at:"
 # Says that the node is reached, even where there is no Python.
 SHELL = ("/bin/sh", "-c", f'echo "{GREETING} $(uname -n)"; exec "$@"', "sh")
+HERE = "the working directory"
 Report = dict[str, Any]
 
 
@@ -77,8 +78,8 @@ def travel(case: Case, here: Allocation | None) -> Tour:
     """Start a probe on each node of the allocation, or on this host."""
     bell = Doorbell()
     try:
-        with _held_lock(_places(case).get("the journal's directory")) as lock:
-            asked = _asked(case, bell, lock)
+        with _held(os.getcwd()) as mark, _held_beside(case.journal, mark) as lock:
+            asked = _asked(case, bell, mark, lock)
             begun = time.monotonic()
             said = case.ask(_argv(here), START, MAINSTAY_DOCTOR=json.dumps(asked))
             seconds = time.monotonic() - begun
@@ -94,15 +95,18 @@ def _argv(here: Allocation | None) -> list[str]:
     if here is None or program is None:
         return command
     argv = srun_argv(program, here, version_of(program), command)
-    return [word.replace("--job-name=mainstay", "--job-name=mainstay-doctor") for word in argv]
+    return [word.replace("--job-name=mainstay-pool", "--job-name=mainstay-doctor") for word in argv]
 
 
-def _asked(case: Case, bell: Doorbell, lock: str) -> dict[str, Any]:
+def _asked(case: Case, bell: Doorbell, mark: str, lock: str) -> dict[str, Any]:
+    places = _places(case)
+    if mark:  # the directory may be there, and be another
+        places[HERE] = mark
     return {
         "token": bell.token,
         "addresses": bell.addresses,
         "source": str(Path(mainstay.__file__).parents[1]),
-        "paths": _places(case),
+        "paths": places,
         "lock": lock,
         "in_job": case.allocation is not None,
     }
@@ -110,7 +114,7 @@ def _asked(case: Case, bell: Doorbell, lock: str) -> dict[str, Any]:
 
 def _places(case: Case) -> dict[str, str]:
     """Return what every node should see, by what it is called."""
-    places = {"the working directory": os.getcwd(), "the environment": sys.prefix}
+    places = {HERE: os.getcwd(), "the environment": sys.prefix}
     if case.script is not None:
         places["the script"] = os.path.abspath(case.script)
     if case.journal is not None:
@@ -119,23 +123,38 @@ def _places(case: Case) -> dict[str, str]:
 
 
 @contextmanager
-def _held_lock(directory: str | None) -> Iterator[str]:
-    """Hold a lock on a file in a directory; yield its path, empty where that cannot be."""
-    if directory is None:
+def _held(directory: str) -> Iterator[str]:
+    """Hold a lock on a file that is made in a directory; yield its path, empty where that cannot be."""
+    path = os.path.join(directory, f".mainstay-doctor-{socket.gethostname()}-{os.getpid()}")
+    try:
+        file = open(path, "xb")  # noqa: SIM115
+    except OSError:
         yield ""
         return
-    path = os.path.join(directory, f".mainstay-doctor-{socket.gethostname()}-{os.getpid()}.lock")
     try:
-        file = open(path, "wb")  # noqa: SIM115
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        path = ""
-    try:
+        _lock(file.fileno())
         yield path
     finally:
-        if os.path.exists(path):
-            os.unlink(path)
-            file.close()
+        os.unlink(path)
+        file.close()
+
+
+@contextmanager
+def _held_beside(journal: str | None, mark: str) -> Iterator[str]:
+    """Hold a lock in a journal's directory, which may be the one where `mark` is held already."""
+    directory = os.path.dirname(os.path.realpath(journal)) if journal is not None else ""
+    if not directory or directory == os.path.dirname(os.path.realpath(mark)):
+        yield mark if directory else ""
+        return
+    with _held(directory) as path:
+        yield path
+
+
+def _lock(fd: int) -> None:
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        pass  # the nodes will find it free
 
 
 def _problem(said: Said) -> str:
@@ -231,7 +250,7 @@ def cores(here: Allocation | None, reports: Sequence[Report]) -> Check:
     if crowded:
         advice = "Workers would take turns: ask for fewer tasks, or give Executor(max_workers=…)"
         return Check("Cores", State.ODD, f"more workers than cores on {listed(crowded)}", advice)
-    return Check("Cores", State.GOOD, f"{sum(wanted)} workers on {sum(have)} cores")
+    return Check("Cores", State.GOOD, f"{amount(sum(wanted), 'worker')} on {amount(sum(have), 'core')}")
 
 
 def kept_in_view(case: Case, reports: Sequence[Report]) -> list[Check]:
@@ -244,7 +263,7 @@ def kept_in_view(case: Case, reports: Sequence[Report]) -> list[Check]:
 
 def in_view(names: Sequence[str], reports: Sequence[Report]) -> Check:
     missing = {name: [r["host"] for r in reports if not (r["paths"] or {}).get(name)] for name in names}
-    bad = [f"{name} is not there on {listed(hosts)}" for name, hosts in missing.items() if hosts]
+    bad = [f"{name}: not on {listed(hosts)}" for name, hosts in missing.items() if hosts]
     if bad:
         advice = "Put them into a directory that all nodes share: there, tasks that name them would fail"
         return Check("Seen by nodes", State.ODD, "; ".join(bad), advice)
@@ -256,6 +275,8 @@ def lock_reaches(reports: Sequence[Report]) -> Check:
     said = {str(report["host"]): str(report["lock"]) for report in reports}
     if all(word == "held" for word in said.values()):
         return Check("Journal's lock", State.GOOD, "keeps all nodes out while one writes")
+    if not any(said.values()):
+        return Check("Journal's lock", State.NONE, "no file can be made beside the journal")
     free = [host for host, word in said.items() if word not in ("held", "missing", "")]
     if free:
         found = f"it does not keep {listed(free)} out ({said[free[0]]}): two programs could write at once"

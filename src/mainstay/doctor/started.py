@@ -16,9 +16,16 @@ from mainstay.doctor.check import QUICK, Case, Check, State, amount, listed
 from mainstay.slurm import Allocation
 from mainstay.world import Place
 
-MANAGERS = ("hydra", "pmi_proxy", "prte", "orted", "mpirun", "mpiexec")  # what starts ranks
+MANAGERS = {  # what starts ranks, and what is typed for it
+    "hydra": "mpiexec",
+    "pmi_proxy": "mpiexec",
+    "mpiexec": "mpiexec",
+    "prte": "mpirun",
+    "orted": "mpirun",
+    "mpirun": "mpirun",
+}
 STEPD = re.compile(r"slurmstepd: \[(\S+)\]")
-OWN_STEP = "mainstay"  # how pools, and the doctor, name their steps
+OWN_STEPS = ("mainstay-pool", "mainstay-doctor")  # how pools, and the doctor, name their steps
 INHERITED = ("SLURM_STEP", "PMI", "OMPI_COMM_WORLD")
 LOOKS = 2  # at the steps: those of others may begin a little later
 PAUSE = 0.7  # seconds between them
@@ -60,8 +67,8 @@ def origin(pid: int) -> Origin:
         step = STEPD.match(name)
         if step:
             return Origin(step[1], manager)
-        if os.path.basename(name.split()[0]).startswith(MANAGERS) and not manager:
-            manager = os.path.basename(name.split()[0])
+        program = os.path.basename(name.split()[0])
+        manager = manager or next((typed for start, typed in MANAGERS.items() if program.startswith(start)), "")
     return Origin("", manager)
 
 
@@ -193,7 +200,7 @@ def steps(seen: Mapping[str, str], above: Origin) -> Check:
 
 
 def _counts(step: str, name: str) -> bool:
-    return step.rpartition(".")[2].isdigit() and not name.startswith(OWN_STEP)
+    return step.rpartition(".")[2].isdigit() and name not in OWN_STEPS
 
 
 def stuck(environ: Mapping[str, str], above: Origin) -> list[Check]:

@@ -78,7 +78,7 @@ def srun_argv(program: str, here: Allocation, version: tuple[int, int], command:
         "--wait=0",
         "--input=none",
         "--export=ALL",
-        "--job-name=mainstay",
+        "--job-name=mainstay-pool",
         *command,
     ]
 
