@@ -26,7 +26,7 @@ START = 60.0  # seconds until all nodes must have told
 APART = 1.0  # seconds by which clocks may differ
 GREETING = "mainstay-doctor-at:"
 # Says that the node is reached, even where there is no Python.
-SHELL = ("/bin/sh", "-c", f'echo "{GREETING} $(uname -n)"; exec "$@"', "sh")
+SHELL = ("/bin/sh", "-c", f'echo "{GREETING} ${{SLURMD_NODENAME:-$(uname -n)}}"; exec "$@"', "sh")
 HERE = "the working directory"
 Report = dict[str, Any]
 
@@ -85,7 +85,7 @@ def travel(case: Case, here: Allocation | None) -> Tour:
             seconds = time.monotonic() - begun
     finally:
         bell.close()
-    greeted = [line.split()[1] for line in said.text.splitlines() if line.startswith(GREETING)]
+    greeted = [line.removeprefix(GREETING).strip() for line in said.text.splitlines() if line.startswith(GREETING)]
     return Tour(probe.assembled(said.text), greeted, seconds, _problem(said), bell.clocks)
 
 

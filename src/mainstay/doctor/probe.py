@@ -253,7 +253,22 @@ def mount(line: str) -> tuple[str, str, str]:
     return point, rest[0], f"{words[5]},{rest[-1]}"
 
 
-NETWORK = ("9p", "afs", "beegfs", "ceph", "cifs", "daos", "gpfs", "lustre", "nfs", "panfs", "smb", "wekafs", "orangefs")
+NETWORK = (
+    "9p",
+    "afs",
+    "beegfs",
+    "ceph",
+    "cifs",
+    "daos",
+    "glusterfs",
+    "gpfs",
+    "lustre",
+    "nfs",
+    "panfs",
+    "smb",
+    "wekafs",
+    "orangefs",
+)
 
 
 def is_network(kind: str) -> bool:

@@ -161,9 +161,10 @@ def ranks(here: Allocation, place: Place | None) -> list[Check]:
     count, nodes = place.size, len(here.nodes)
     if nodes > 1 and place.is_on_one_host:
         found = f"all {count} on one node of {nodes}: {amount(nodes - 1, 'node')} idle"
-        total = max(nodes, sum(node.tasks for node in here.nodes))
+        total = max(nodes, sum(here.workers))
         advice = (
-            f"Ask for tasks, sbatch -N {nodes} -n {total}, and start as many: srun -n {total}, or mpiexec -n {total}"
+            f"Ask for tasks, sbatch -N {nodes} -n {total}, and start as many: srun -n {total}, or mpiexec -n {total}; "
+            f"or one on each node: mpiexec -ppn 1 -n {nodes}"
         )
         return [Check("Ranks", State.BAD, found, advice)]
     return [Check("Ranks", State.GOOD, f"{place.local_size} of {count} on this node")]
