@@ -26,7 +26,7 @@ from mainstay.scheduler import Scheduler
 
 ASK = 60.0  # seconds between two questions to Slurm: the limit may be changed while the job runs
 LOOK = 0.2  # seconds between two looks whether the rest has ended
-LAST = 5.0  # seconds before the end at which what still runs is given up
+LAST = 5.0  # seconds before the end, at the most, at which what still runs is given up
 PATIENCE = 20.0  # seconds that a SIGTERM leaves, where Slurm does not tell; it kills after KillWait, 30 s
 # What a program has that leaves a signal to the system. `mainstay sbatch` has SIGUSR1 ignored until a pool hears it.
 LEFT = {signal.SIGUSR1: (signal.SIG_DFL, signal.SIG_IGN), signal.SIGTERM: (signal.SIG_DFL,)}
@@ -56,6 +56,7 @@ class Ending:
     def __init__(self, pool: Pool, job: str, drain: float, resume: str, post: Post, log: Log) -> None:
         self._pool, self._job, self._drain, self._resume = pool, job, drain, resume
         self._post, self._log = post, log
+        self._last = min(LAST, drain / 2)  # what begins just in time may take a little longer
         self._ask_at: float | None = time.monotonic()
         self._ends_at: float | None = None
         self._closes_at: float | None = None
@@ -71,7 +72,7 @@ class Ending:
             return self._exit_at
         looks = bool(self._pool.scheduler.unfit) or self._exit_at is not None
         look = time.monotonic() + LOOK if looks else None
-        late = None if self._ends_at is None else self._ends_at - LAST
+        late = None if self._ends_at is None else self._ends_at - self._last
         return min((t for t in (self._ask_at, look, late) if t is not None), default=None)
 
     def tick(self, now: float) -> None:
@@ -81,7 +82,7 @@ class Ending:
             threading.Thread(target=self._ask, name="mainstay-squeue", daemon=True).start()
         if self.over:
             self._exit(now)
-        elif self._ends_at is not None and now >= self._ends_at - LAST:
+        elif self._ends_at is not None and now >= self._ends_at - self._last:
             self._end(now)
         elif self._pool.scheduler.is_at_rest:
             self._come_to_rest(now)

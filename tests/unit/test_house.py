@@ -30,6 +30,7 @@ LAYERS = [
     ["resuming"],
     ["executor"],
     ["strategy"],
+    ["doctor"],
     ["cli"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 
 from mainstay.launch import Invitation
 from mainstay.launch.process import AGENT, RANK_VARIABLES, Process
@@ -62,7 +63,13 @@ class Srun:
         return Process(argv, environment, len(here.nodes), tethered=True, hidden=(*RANK_VARIABLES, *OPTIONS))
 
 
-def srun_argv(program: str, here: Allocation, version: tuple[int, int], node: str | None = None) -> list[str]:
+def srun_argv(
+    program: str,
+    here: Allocation,
+    version: tuple[int, int],
+    node: str | None = None,
+    command: Sequence[str] = AGENT,
+) -> list[str]:
     """Return srun's command line: an agent per node, or on one; not bound to a core, and none ends with another."""
     nodes = "1" if node else str(len(here.nodes))
     return [
@@ -80,8 +87,8 @@ def srun_argv(program: str, here: Allocation, version: tuple[int, int], node: st
         "--wait=0",
         "--input=none",
         "--export=ALL",
-        "--job-name=mainstay",
-        *AGENT,
+        "--job-name=mainstay-pool",
+        *command,
     ]
 
 
