@@ -126,6 +126,7 @@ class Agent:
     def _on_frame(self, frame: Frame) -> None:
         if frame.kind == Kind.SETUP:
             self._setup = load(frame.body)
+            self._home = Home(self._setup.get("scratch"), self._host, os.getpid())
             self._beat = monotonic()
             _prepare(self._setup)
         elif frame.kind == Kind.FORK:
