@@ -59,6 +59,7 @@ class Store:
         self, path: str | os.PathLike[str], *, write: bool = True, create: bool = True, salvage: bool = False
     ) -> None:
         self.path = os.fsdecode(path)
+        self._file = os.path.abspath(self.path)  # wherever the program goes from here
         self._writes = write
         self._lock = threading.Lock()
         self._held: Lock | None = None
@@ -127,7 +128,7 @@ class Store:
         db.execute(f"PRAGMA user_version={VERSION}")
 
     def _connect(self, options: str, wait: float) -> sqlite3.Connection:
-        uri = f"file:{quote(os.fsencode(os.path.abspath(self.path)))}?{options}"
+        uri = f"file://{quote(os.fsencode(self._file))}?{options}"
         db = sqlite3.connect(
             uri, uri=True, timeout=wait, isolation_level=None, check_same_thread=False, cached_statements=64
         )
@@ -361,7 +362,7 @@ def is_open(path: str) -> bool:
     """Whether this process has a store of this file open."""
     if not _open or not os.path.exists(path):
         return False
-    return any(s._db is not None and os.path.exists(s.path) and os.path.samefile(s.path, path) for s in list(_open))
+    return any(s._db is not None and os.path.exists(s._file) and os.path.samefile(s._file, path) for s in list(_open))
 
 
 def _before_fork() -> None:
