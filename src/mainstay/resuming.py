@@ -108,6 +108,7 @@ class Mapped:
                 try:
                     result = unwrap(keeper.journal.load(entry.key))
                 except Damaged:
+                    keeper.journal.doubt(entry.key)
                     result = alone(row).result()
                 yield result
         finally:
