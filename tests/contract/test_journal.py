@@ -284,3 +284,26 @@ def test_a_second_store_of_one_file_leaves_the_first_its_locks_wherever_the_prog
 def test_a_path_with_two_slashes_at_its_front(tmp_path):
     sqlite.Store(f"/{tmp_path}/calls.db").close()
     assert (tmp_path / "calls.db").exists()
+
+
+def test_a_forked_child_does_not_take_its_parents_journal_for_its_own(tmp_path):
+    store = sqlite.Store(tmp_path / "calls.db")
+    (call,) = store.write([record(1)])
+    before = locks_on(tmp_path / "calls.db")
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            try:
+                store.load(call)
+            except JournalError:
+                try:
+                    sqlite.Store(tmp_path / "calls.db")
+                except JournalInUse as error:
+                    code = 0 if error.holder.pid == os.getppid() and "this very" not in str(error) else 2
+        finally:
+            os._exit(code)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert locks_on(tmp_path / "calls.db") == before
+    assert value(store, call) == 1
+    store.close()

@@ -45,6 +45,7 @@ UNFIT = (sqlite3.DataError, sqlite3.InterfaceError, OverflowError, UnicodeError)
 PAGE = 5000  # calls that a listing looks at in one go: a reader holds writers up while it reads
 
 _open: weakref.WeakSet[Store] = weakref.WeakSet()
+_of_the_parent: list[Any] = []
 
 
 class Store:
@@ -376,4 +377,15 @@ def _after_fork() -> None:
         store._lock.release()
 
 
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
+def _after_fork_in_child() -> None:
+    """What the parent writes is the parent's: a child would read by a copy of its connection without its locks."""
+    _after_fork()
+    for store in [store for store in _open if store._held is not None]:
+        _of_the_parent.append((store._db, store._anchor))  # not closed either: SQLite would tidy up
+        if store._held is not None:
+            store._held.disown()
+        store._db = store._anchor = store._held = None
+        _open.discard(store)
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
