@@ -108,13 +108,16 @@ class Keeper(KeepsNothing):
     def _restored(self, key: bytes) -> Future[Any] | None:
         future: Future[Any] = Future()
         try:
-            result = unwrap(self.journal.load(key))
+            kept = self.journal.load(key)
+            if kept.failed:
+                future.set_exception(rebuild_error(kept.body, kept.host, str(kept.worker)))
+            else:
+                future.set_result(unwrap(kept))
         except Damaged:
+            self.journal.doubt(key)
             return None  # its class has changed or gone: it runs again
-        except BaseException as error:
+        except Exception as error:  # and not Ctrl-C, which is the caller's
             future.set_exception(error)
-        else:
-            future.set_result(result)
         return future
 
     def _follow(self, leader: Future[Any], follower: Future[Any], key: bytes, again: Callable[[], Future[Any]]) -> None:

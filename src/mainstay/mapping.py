@@ -143,8 +143,12 @@ class Chunks:
         return slot
 
     def _finished(self, slot: Slot, future: Future[Any]) -> None:
-        if not future.cancelled() and future.exception() is None:
-            self._take_in(slot, future.result())
+        if not future.cancelled():
+            error = future.exception()
+            if error is None:
+                self._take_in(slot, future.result())
+            else:
+                self.failed(slot, error)
         with self._lock:
             self._under_way -= 1
             if self._fixed is None and not future.cancelled():
@@ -175,6 +179,9 @@ class Chunks:
 
     def received(self, slot: Slot, chunk: ChunkResult) -> None:
         """Called once for each chunk that came back, with all its results."""
+
+    def failed(self, slot: Slot, error: BaseException) -> None:
+        """Called once for each chunk that did not come back."""
 
     def value(self, number: int, result: Any) -> Any:
         """Return what the caller gets for a result of item `number`."""

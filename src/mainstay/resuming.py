@@ -15,9 +15,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from mainstay.errors import TaskTimeout, WorkerDied
 from mainstay.journal.record import Kept
 from mainstay.keeping import Damaged, Entry, Keeper, unwrap
 from mainstay.mapping import ChunkResult, Chunks, Item, Pace, Slot, run_kept
+from mainstay.node.worker import describe_error
 from mainstay.options import Options
 from mainstay.wire.functions import Function
 
@@ -46,6 +48,12 @@ class KeptChunks(Chunks):
             number += 1
         if chunk.error is not None:
             self._keeper.keep_item(self._entries[number], True, chunk.error, (), chunk.worker, started, 0.0)
+
+    def failed(self, slot: Slot, error: BaseException) -> None:
+        """Keep that an item ended its worker, or overran; of a chunk of several, each item is run and kept alone."""
+        if len(slot.items) == 1 and isinstance(error, (TaskTimeout, WorkerDied)):
+            worker = f"{getattr(error, 'host', '')}/0"
+            self._keeper.keep_item(self._entries[slot.start], True, describe_error(error), (), worker, time.time(), 0.0)
 
     def value(self, number: int, result: Any) -> Any:
         """Unpickle a result; arrays that still wait for the disk are copied, since the caller may change them."""
@@ -100,6 +108,7 @@ class Mapped:
                 try:
                     result = unwrap(keeper.journal.load(entry.key))
                 except Damaged:
+                    keeper.journal.doubt(entry.key)
                     result = alone(row).result()
                 yield result
         finally:

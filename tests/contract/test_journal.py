@@ -263,3 +263,47 @@ def test_the_number_of_files_is_constant(tmp_path):
         store.write([record(number, value=pickle.dumps(np.zeros(1000)))])
     assert sorted(os.listdir(tmp_path)) == ["calls.db", "calls.db-journal", "calls.db.lock"]
     store.close()
+
+
+def locks_on(path):
+    end = f":{os.stat(path).st_ino}"
+    return [line for line in open("/proc/locks") if line.split()[5].endswith(end)]
+
+
+def test_a_second_store_of_one_file_leaves_the_first_its_locks_wherever_the_program_went(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    store = sqlite.Store("calls.db")
+    monkeypatch.chdir("/")
+    before = locks_on(tmp_path / "calls.db")
+    with pytest.raises(JournalInUse):
+        sqlite.Store(tmp_path / "calls.db")
+    assert locks_on(tmp_path / "calls.db") == before != []
+    store.close()
+
+
+def test_a_path_with_two_slashes_at_its_front(tmp_path):
+    sqlite.Store(f"/{tmp_path}/calls.db").close()
+    assert (tmp_path / "calls.db").exists()
+
+
+def test_a_forked_child_does_not_take_its_parents_journal_for_its_own(tmp_path):
+    store = sqlite.Store(tmp_path / "calls.db")
+    (call,) = store.write([record(1)])
+    before = locks_on(tmp_path / "calls.db")
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            try:
+                store.load(call)
+            except JournalError:
+                try:
+                    sqlite.Store(tmp_path / "calls.db")
+                except JournalInUse as error:
+                    code = 0 if error.holder.pid == os.getppid() and "this very" not in str(error) else 2
+        finally:
+            os._exit(code)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert locks_on(tmp_path / "calls.db") == before
+    assert value(store, call) == 1
+    store.close()

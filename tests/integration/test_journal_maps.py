@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from contextlib import closing
 
 import numpy as np
@@ -13,6 +16,14 @@ from mainstay.journal import sqlite
 
 def double(x: int) -> int:
     return 2 * x
+
+
+def end_the_worker(x: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def overrun(x: int) -> None:
+    time.sleep(60)
 
 
 _workspace = np.zeros(4)
@@ -40,3 +51,15 @@ def test_an_array_that_a_function_uses_again_is_kept_as_it_was_returned():
         for _ in range(2):
             found = executor.map(into_the_workspace, range(30), chunksize=10)
             assert [array.tolist() for array in found] == [[float(x)] * 4 for x in range(30)]
+
+
+@pytest.mark.parametrize(
+    ("function", "option", "error"),
+    [(end_the_worker, {"worker_retries": 0}, mainstay.WorkerDied), (overrun, {"timeout": 0.2}, mainstay.TaskTimeout)],
+)
+def test_an_item_that_ends_its_worker_or_overruns_is_kept_as_failed(tmp_path, function, option, error):
+    with mainstay.Executor(1, launcher="local", journal=tmp_path / "calls.db") as executor:
+        with pytest.raises(error):
+            list(executor.options(**option).map(function, [1]))
+    with closing(sqlite.Store(tmp_path / "calls.db")) as store:
+        assert [call.state for call in store.calls()] == ["failed"]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import CancelledError
+from contextlib import closing
 
 import pytest
 
 import mainstay
+from mainstay.journal import sqlite
 from mainstay.journal.memory import Store
 
 
@@ -86,3 +88,45 @@ def test_each_is_not_delivered_a_second_time_before_it_is_kept_either():
         assert not second.done()
         store.may.set()
         assert first.result(10) == second.result(10) == 1
+
+
+class Moody:
+    """Cannot be unpickled here when told so."""
+
+    is_broken = False
+
+    def __reduce__(self):
+        return moody, ()
+
+
+def moody():
+    if Moody.is_broken:
+        raise AttributeError("its class has changed")
+    return Moody()
+
+
+@pytest.mark.parametrize("way", ["submit", "map"])
+def test_a_result_that_cannot_be_unpickled_is_replaced_by_the_next(tmp_path, monkeypatch, way):
+    def run(executor, number):
+        view = executor.options(key=lambda _: "one")
+        return view.submit(abs, number).result(10) if way == "submit" else next(view.map(abs, [number]))
+
+    with mainstay.Executor(1, launcher="local", journal=tmp_path / "calls.db") as executor:
+        executor.options(key="one").submit(moody).result(10)
+    monkeypatch.setattr(Moody, "is_broken", True)
+    for number in (-1, -2):
+        with mainstay.Executor(1, launcher="local", journal=tmp_path / "calls.db") as executor:
+            assert run(executor, number) == 1
+    with closing(sqlite.Store(tmp_path / "calls.db")) as store:
+        assert len(list(store.calls())) == 1
+
+
+def test_ctrl_c_while_a_result_is_read_is_raised_at_once(executor, monkeypatch):
+    assert executor.submit(abs, -1).result(10) == 1
+
+    def interrupted(key):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(executor._keeper.journal, "load", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        executor.submit(abs, -1)

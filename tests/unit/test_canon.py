@@ -237,3 +237,33 @@ def test_what_fails_while_it_is_read_is_refused():
         call(Broken())
     with pytest.raises(UnreliableKey, match="nested too deeply"):
         call(deep)
+
+
+# -- classes that derive from NumPy's
+
+
+def test_what_derives_from_a_class_of_numpy_is_told_by_its_class_and_all_that_it_holds():
+    np = pytest.importorskip("numpy")
+
+    class Metres(np.float64):
+        pass
+
+    class Feet(np.float64):
+        def in_metres(self):
+            return self * 0.3048
+
+    class Slotted(np.ndarray):
+        __slots__ = ("unit",)
+
+    class Source(np.random.RandomState):
+        pass
+
+    def with_unit(obj, unit):
+        obj.unit = unit
+        return obj
+
+    assert len({call(one) for one in (np.float64(1.0), Metres(1.0), Feet(1.0))}) == 3
+    assert call(Metres(1.0)) == call(Metres(1.0)) != call(Metres(2.0))
+    slotted = [with_unit(np.zeros(2).view(Slotted), unit) for unit in "mms"]
+    assert call(slotted[0]) == call(slotted[1]) != call(slotted[2])
+    assert call(Source(1)) == call(Source(1)) != call(np.random.RandomState(1))

@@ -331,3 +331,19 @@ def test_a_method_may_ignore_its_instance():
 def test_misuse_is_told(misuse, said):
     with pytest.raises((TypeError, ValueError), match=said):
         misuse()
+
+
+def test_a_wrapper_that_calls_what_it_wraps_by_its_attribute_is_known_by_that():
+    words = (
+        "import functools\n"
+        "def deco(f):\n"
+        "    @functools.wraps(f)\n"
+        "    def wrapper(*args):\n"
+        "        return wrapper.__wrapped__(*args)\n"
+        "    return wrapper\n"
+        "@deco\n"
+        "def f(x):\n"
+        "    return x + 1\n"
+    )
+    one, same, other = (made(text)["f"] for text in (words, words, words.replace("+ 1", "+ 2")))
+    assert function_key(one) == function_key(same) != function_key(other)

@@ -12,6 +12,7 @@ one by one, and so is every dtype whose bytes are not the value (NumPy's strings
 from __future__ import annotations
 
 import sys
+import types
 from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any
@@ -40,7 +41,10 @@ def _find(obj: Any) -> Callable[[Any, Any], bytes] | None:
     numpy, pandas = sys.modules.get("numpy"), sys.modules.get("pandas")
     known = _numpy_types(numpy) if numpy is not None and hasattr(numpy, "ndarray") else []
     known += _pandas_types(pandas) if pandas is not None and hasattr(pandas, "DataFrame") else []
-    return next((encode for base, encode in known if issubclass(type(obj), base)), None)
+    found = next((encode for base, encode in known if issubclass(type(obj), base)), None)
+    if found in WHOLE and installed.top_of(type(obj)) != "numpy":
+        return None  # a class of the user's may hold and do more: told by what pickle would write of it
+    return found
 
 
 def _numpy_types(np: Any) -> list[tuple[type, Callable[[Any, Any], bytes]]]:
@@ -76,9 +80,20 @@ def _kind(canon: Canon, obj: Any, *plain: type) -> bytes:
 
 def _ndarray(canon: Canon, array: Any) -> bytes:
     np = sys.modules["numpy"]
-    state = {} if type(array) is np.memmap else getattr(array, "__dict__", {})
+    state = {} if type(array) is np.memmap else _attributes(array)
     kind = _kind(canon, array, np.ndarray, np.memmap)
     return pack(b"ndarray", kind, _content(canon, array.view(np.ndarray)), canon.named(state, ".{}"))
+
+
+def _attributes(obj: Any) -> dict[str, Any]:
+    """Return what an object holds besides its content: its attributes, and what stands in its slots."""
+    slots = [
+        name
+        for cls in type(obj).__mro__
+        for name, value in vars(cls).items()
+        if isinstance(value, types.MemberDescriptorType) and installed.top_of(cls) != "numpy"
+    ]
+    return {name: getattr(obj, name) for name in slots if hasattr(obj, name)} | getattr(obj, "__dict__", {})
 
 
 def _masked(canon: Canon, array: Any) -> bytes:
@@ -220,4 +235,5 @@ def _at(step: str, encode: Callable[[Any, Any], bytes], canon: Canon, obj: Any) 
         raise error.inside(step) from error.__cause__
 
 
+WHOLE = {_scalar, _generator, _random_state, _bit_generator, _seed_sequence, _vectorize}  # tell all, of NumPy's own
 LEAVES = {_scalar, _dtype}  # cannot be changed in place

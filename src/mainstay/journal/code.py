@@ -56,7 +56,7 @@ def function(canon: Canon, fn: types.FunctionType) -> bytes:
         return _marked(canon, fn)
     if not is_of_the_user(fn):
         return _installed_function(canon, fn)
-    attributes = {name: value for name, value in fn.__dict__.items() if name not in ("__wrapped__", MARK)}
+    attributes = {name: value for name, value in fn.__dict__.items() if name != MARK}
     named = _globals(canon, fn)
     return pack(b"function", *_own(canon, fn), named, canon.named(attributes, ".{}"))
 

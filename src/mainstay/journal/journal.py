@@ -47,6 +47,7 @@ class Journal:
                 self._failed[key] = call, attempts
             else:
                 self._done[key] = call
+        self._doubted: set[bytes] = set()  # keys of results that cannot be had, and that a new one replaces
         self._fresh: deque[Record] = deque()  # the next group
         self._waiting: dict[bytes, Record] = {}  # all that is not on disk yet
         self._thens: deque[Then] = deque()
@@ -82,9 +83,16 @@ class Journal:
             return Kept(record.failed, record.body, buffers, record.host, record.worker)
         return self.store.load(self._done.get(key) or self._failed.get(key, (0,))[0])
 
+    def doubt(self, key: bytes) -> None:
+        """A kept result cannot be unpickled: the next one takes its place."""
+        self._doubted.add(key)
+
+    def _is_new(self, record: Record) -> bool:
+        return record.key not in self._done or (not record.failed and record.key in self._doubted)
+
     def append(self, record: Record, then: Then | None = None) -> None:
         """Keep a call soon; run `then`, in the journal's thread, when it is on disk."""
-        if record.key not in self._done and (self.error is None or self._has_room(record)):
+        if self._is_new(record) and (self.error is None or self._has_room(record)):
             self._waiting[record.key] = record
             self._fresh.append(record)
         if then is not None:
@@ -155,7 +163,7 @@ class Journal:
         return detached
 
     def _write(self, group: list[Record]) -> None:
-        newest = [*{record.key: record for record in group if record.key not in self._done}.values()]
+        newest = [*{record.key: record for record in group if self._is_new(record)}.values()]
         try:
             self._write_together(newest)
         except UnfitRecord as error:
@@ -169,8 +177,10 @@ class Journal:
     def _write_together(self, records: list[Record]) -> None:
         old = {record.key: self._failed[record.key] for record in records if record.key in self._failed}
         written = [with_attempts(record, old) for record in records]
-        ids = self.store.write(written, [call for call, _ in old.values()])
+        doubted = [self._done[record.key] for record in records if record.key in self._done]
+        ids = self.store.write(written, [*doubted, *(call for call, _ in old.values())])
         for record, call in zip(written, ids, strict=True):
+            self._doubted.discard(record.key)
             self._failed.pop(record.key, None)
             if record.failed:
                 self._failed[record.key] = call, record.attempt

@@ -109,6 +109,10 @@ class Lock:
         """Whether this is the lock file of that status."""
         return os.path.samestat(found, os.fstat(self._fd))
 
+    def disown(self) -> None:
+        """In a forked child: the lock is the parent's."""
+        _held.discard(self)
+
     def release(self) -> None:
         """Let others write."""
         _held.discard(self)

@@ -45,6 +45,7 @@ UNFIT = (sqlite3.DataError, sqlite3.InterfaceError, OverflowError, UnicodeError)
 PAGE = 5000  # calls that a listing looks at in one go: a reader holds writers up while it reads
 
 _open: weakref.WeakSet[Store] = weakref.WeakSet()
+_of_the_parent: list[Any] = []
 
 
 class Store:
@@ -59,6 +60,7 @@ class Store:
         self, path: str | os.PathLike[str], *, write: bool = True, create: bool = True, salvage: bool = False
     ) -> None:
         self.path = os.fsdecode(path)
+        self._file = os.path.abspath(self.path)  # wherever the program goes from here
         self._writes = write
         self._lock = threading.Lock()
         self._held: Lock | None = None
@@ -127,7 +129,7 @@ class Store:
         db.execute(f"PRAGMA user_version={VERSION}")
 
     def _connect(self, options: str, wait: float) -> sqlite3.Connection:
-        uri = f"file:{quote(os.fsencode(os.path.abspath(self.path)))}?{options}"
+        uri = f"file://{quote(os.fsencode(self._file))}?{options}"
         db = sqlite3.connect(
             uri, uri=True, timeout=wait, isolation_level=None, check_same_thread=False, cached_statements=64
         )
@@ -361,7 +363,7 @@ def is_open(path: str) -> bool:
     """Whether this process has a store of this file open."""
     if not _open or not os.path.exists(path):
         return False
-    return any(s._db is not None and os.path.exists(s.path) and os.path.samefile(s.path, path) for s in list(_open))
+    return any(s._db is not None and os.path.exists(s._file) and os.path.samefile(s._file, path) for s in list(_open))
 
 
 def _before_fork() -> None:
@@ -375,4 +377,15 @@ def _after_fork() -> None:
         store._lock.release()
 
 
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
+def _after_fork_in_child() -> None:
+    """What the parent writes is the parent's: a child would read by a copy of its connection without its locks."""
+    _after_fork()
+    for store in [store for store in _open if store._held is not None]:
+        _of_the_parent.append((store._db, store._anchor))  # not closed either: SQLite would tidy up
+        if store._held is not None:
+            store._held.disown()
+        store._db = store._anchor = store._held = None
+        _open.discard(store)
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
