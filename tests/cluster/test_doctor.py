@@ -78,11 +78,11 @@ def test_an_srun_inside_of_an_srun(cluster, found):
 
 def test_a_batch_script_that_was_submitted_by_a_rank(cluster, found):
     (cluster.shared / "next.sh").write_text(f"#!/bin/bash\n{DOCTOR} --json --quick")
-    submit = "[ $SLURM_PROCID != 0 ] || sbatch --parsable -N2 -n6 -o next.out next.sh"
-    job = cluster.wait(cluster.submit(f"srun bash -c '{submit}'", "-N1", "-n2")).output
+    submit = "[ $PMI_RANK = 0 ] || sbatch --parsable -N2 -n6 -o next.out next.sh"
+    job = cluster.wait(cluster.submit(f"mpiexec -n 2 bash -c '{submit}'", "-N1", "-n2")).output
     (checks,) = spoken(cluster.wait(int(job)).output)
     assert told(checks["Started as"]).startswith("bad: the batch script: one process, but its environment tells of")
-    assert "SLURM_STEP" in told(checks["Started as"])
+    assert "rank 1 of 2: PMI_RANK" in told(checks["Started as"])
 
 
 def test_a_batch_script_of_six_tasks_is_no_world(found):

@@ -112,14 +112,16 @@ def lock(asked: Asked) -> str:
     if not path:
         return ""
     try:
-        with open(path, "r+b") as file:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return "missing"
-    except (BlockingIOError, PermissionError):
-        return "held"
+        file = open(path, "r+b")  # noqa: SIM115
     except OSError as error:
-        return error.strerror or str(error)
+        return "missing" if isinstance(error, FileNotFoundError) else str(error.strerror)
+    with file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            return "held"
+        except OSError as error:
+            return str(error.strerror)
     return "free"
 
 
