@@ -19,7 +19,7 @@ if __name__ == "__main__":
 
 
 @pytest.fixture
-def found(cluster, tmp_path):
+def found(cluster):
     """Runs a batch script, in which DOCTOR is the command, and returns the checks of each doctor that spoke."""
 
     def run(script, *flags):
@@ -56,32 +56,33 @@ def test_an_allocation_in_which_all_is_well(cluster, found):
 
 
 def test_three_nodes_without_a_number_of_tasks(found):
-    (checks,) = found("DOCTOR", "-N3")
+    (checks,) = found("DOCTOR --quick", "-N3")
     assert "no number of tasks was asked for" in told(checks["Allocation"])
     assert "add -n 3" in told(checks["Allocation"])
 
 
 def test_all_ranks_on_one_node(found):
-    (checks,) = found("mpiexec -n 3 DOCTOR", "-N3", "-n6")  # of which n1 has four
+    (checks,) = found("mpiexec -n 3 DOCTOR --quick", "-N3", "-n6")  # of which n1 has four
     assert told(checks["Ranks"]).startswith("bad: all 3 on one node of 3: 2 nodes idle")
     assert "mpiexec -ppn 1 -n 3" in told(checks["Ranks"])
     assert "only rank 0 speaks" in told(checks["Started as"])
 
 
 def test_an_srun_inside_of_an_srun(cluster, found):
-    (cluster.shared / "inner.sh").write_text(f"srun --overlap {DOCTOR} --json")
-    doctors = found("srun bash inner.sh", "-N3", "-n3")
+    (cluster.shared / "inner.sh").write_text(f"srun --overlap {DOCTOR} --json > inner-$SLURM_PROCID")
+    found("srun bash inner.sh", "-N3", "-n3")
+    doctors = [checks for path in cluster.shared.glob("inner-*") for checks in spoken(path.read_text())]
     assert len(doctors) == 3
     assert any(told(checks["Steps"]).startswith("bad: 3 steps run the same") for checks in doctors)
 
 
 def test_a_batch_script_that_was_submitted_by_a_rank(cluster, found):
     (cluster.shared / "next.sh").write_text(f"#!/bin/bash\n{DOCTOR} --json --quick")
-    submit = "[ $SLURM_PROCID != 0 ] || sbatch -Q -W -N2 -n6 -o next.out next.sh"
-    found(f"srun bash -c '{submit}'", "-N1", "-n2")
-    (checks,) = spoken((cluster.shared / "next.out").read_text())
+    submit = "[ $PMI_RANK = 0 ] || sbatch --parsable -N2 -n6 -o next.out next.sh"
+    job = cluster.wait(cluster.submit(f"mpiexec -n 2 bash -c '{submit}'", "-N1", "-n2")).output
+    (checks,) = spoken(cluster.wait(int(job)).output)
     assert told(checks["Started as"]).startswith("bad: the batch script: one process, but its environment tells of")
-    assert "SLURM_STEP" in told(checks["Started as"])
+    assert "rank 1 of 2: PMI_RANK" in told(checks["Started as"])
 
 
 def test_a_batch_script_of_six_tasks_is_no_world(found):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from typing import TYPE_CHECKING
 
-from mainstay import world
+if TYPE_CHECKING:
+    from mainstay.doctor.check import Case
 
 HELP = "look at Python, MPI, Slurm, the nodes and the file systems, and say what is wrong and what to do"
 
@@ -23,18 +25,24 @@ def run(given: argparse.Namespace) -> int:
     if given.script is not None and not os.path.isfile(given.script):
         print(f"mainstay doctor: no file {given.script!r}; give the path of a Python script", file=sys.stderr)
         return 2
-    here = world.place()
-    if here is not None and here.rank > 0:
+    from mainstay.doctor import started
+    from mainstay.doctor.check import Case
+
+    if started.is_another_rank(os.environ):
         return 0  # rank 0 speaks, and says that there were several
+    try:
+        return _told(Case(os.environ, given.script, given.journal, given.quick), as_json=given.json)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _told(case: Case, *, as_json: bool) -> int:
     from mainstay.doctor import table
-    from mainstay.doctor.check import Case, State
+    from mainstay.doctor.check import State
     from mainstay.doctor.rounds import rounds
 
-    checks = rounds(Case(os.environ, given.script, given.journal, given.quick))
-    if given.json:
-        print(table.as_json(checks))
-    else:
-        print("\n".join(table.lines(checks, colour=_has_colours())))
+    checks = rounds(case)
+    print(table.as_json(checks) if as_json else "\n".join(table.lines(checks, colour=_has_colours())))
     return int(any(check.state is State.BAD for check in checks))
 
 

@@ -25,6 +25,7 @@ class Doorbell:
         threading.Thread(target=self._answer, name="doctor-doorbell", daemon=True).start()
 
     def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread
         self._listener.close()
 
     def _answer(self) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mainstay.doctor.check import QUICK, Case, Check, Said, State, last_line, listed
+from mainstay.launch.srun import OVERLAP_SINCE, version_of
 from mainstay.slurm import Allocation
 
 LIBRARIES = (  # what a library or a launcher says of itself: its kind and version
@@ -201,7 +202,8 @@ def _world(case: Case, here: Allocation, library: Program, offered: Offer) -> li
     nodes = min(2, len(here.nodes))
     if sum(node.cpus for node in here.nodes) < 2:
         return []
-    words = ["srun", "--overlap", f"--jobid={here.job}", f"--nodes={nodes}", "--ntasks=2", "--job-name=mainstay-doctor"]
+    overlap = ["--overlap"] if version_of("srun") >= OVERLAP_SINCE else []
+    words = ["srun", *overlap, f"--jobid={here.job}", f"--nodes={nodes}", "--ntasks=2", "--job-name=mainstay-doctor"]
     kind = [f"--mpi={offered.default}"] if offered.default else []
     said = case.ask([*words, *kind, "--input=none", sys.executable, "-c", RANK], WORLD)
     return [world(library, offered, said)]

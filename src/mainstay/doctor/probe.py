@@ -112,14 +112,16 @@ def lock(asked: Asked) -> str:
     if not path:
         return ""
     try:
-        with open(path, "r+b") as file:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return "missing"
-    except (BlockingIOError, PermissionError):
-        return "held"
+        file = open(path, "r+b")  # noqa: SIM115
     except OSError as error:
-        return error.strerror or str(error)
+        return "missing" if isinstance(error, FileNotFoundError) else str(error.strerror)
+    with file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            return "held"
+        except OSError as error:
+            return str(error.strerror)
     return "free"
 
 
@@ -176,11 +178,16 @@ def processes(asked: Asked) -> list[dict[str, Any]]:
     found = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
-            if os.stat(f"/proc/{pid}").st_uid == os.getuid() and int(pid) != os.getpid():
+            if os.stat(f"/proc/{pid}").st_uid == os.getuid() and _network(pid) == _network("self"):
                 found += _judged(int(pid))
         except (OSError, ValueError, IndexError):
             continue  # it has ended
     return found[:MOST]
+
+
+def _network(pid: str) -> str:
+    """Return a process's network; whether the client of one in a container's lives cannot be told from outside."""
+    return os.readlink(f"/proc/{pid}/ns/net")
 
 
 def _judged(pid: int) -> list[dict[str, Any]]:

@@ -45,6 +45,12 @@ class Origin(NamedTuple):
         return self.step.endswith(".batch") and not self.manager
 
 
+def is_another_rank(environ: Mapping[str, str]) -> bool:
+    """Whether this process is a rank that leaves the word to rank 0."""
+    place = world.place(environ)
+    return place is not None and place.rank > 0 and not is_stale(environ, origin(os.getpid()), place)
+
+
 def examine(case: Case) -> list[Check]:
     above, here, place = origin(os.getpid()), case.allocation, world.place(case.environ)
     if place is not None and is_stale(case.environ, above, place):
@@ -110,7 +116,7 @@ def is_stale(environ: Mapping[str, str], above: Origin, place: Place) -> bool:
 
 def misread(environ: Mapping[str, str], place: Place, above: Origin) -> Check:
     """Tell of a world that is not there."""
-    names = sorted(name for name in environ if name.startswith(INHERITED))
+    names = sorted((name for name in environ if name.startswith(INHERITED)), key=lambda name: "RANK" not in name)
     found = (
         f"{_where(above)}, but its environment tells of rank {place.rank} of {place.size}: "
         f"{listed(names, 2)}, inherited from where the job was submitted"
