@@ -139,3 +139,14 @@ def test_an_array_that_is_changed_after_a_failed_write_is_kept_as_it_was(monkeyp
     assert journal.load(record(1).key).buffers == [b"right"]
     journal.close()
     assert store.load(1).buffers == [b"right"]
+
+
+def test_a_call_that_is_done_stays_done_though_it_fails_before_it_is_written(monkeypatch):
+    monkeypatch.setattr(subject, "INTERVAL", 60)
+    store = Store()
+    journal = Journal(store, log=Log())
+    journal.append(record(1))
+    journal.append(record(1, failed=True))
+    assert journal.has(record(1).key, failed_too=False)
+    journal.close()
+    assert [call.state for call in store.calls()] == ["done"]

@@ -88,6 +88,9 @@ class Journal:
         self._doubted.add(key)
 
     def _is_new(self, record: Record) -> bool:
+        waiting = self._waiting.get(record.key)
+        if record.failed and waiting is not None and not waiting.failed:
+            return False  # a call that is done stays done, on disk or not yet
         return record.key not in self._done or (not record.failed and record.key in self._doubted)
 
     def append(self, record: Record, then: Then | None = None) -> None:
