@@ -172,7 +172,7 @@ class Executor(concurrent.futures.Executor):
         return self._map(self._options, fn, iterables, timeout, chunksize, buffersize, progress)
 
     def options(self, **given: Any) -> View:
-        """Return this pool seen with other task options: `timeout`, `retries`, `stage_in`, … (see `Options`).
+        """Return this pool seen with other task options: `timeout`, `retries`, `key`, `stage_in`, … (see `Options`).
 
         The view has `submit`, `map` and `options`; an unknown option raises `TypeError` with the valid ones.
         """
