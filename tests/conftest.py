@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 
@@ -11,6 +12,8 @@ import pytest
 
 MARK = "MAINSTAY_TESTS"  # in the environment of all that these tests start
 os.environ[MARK] = str(os.getpid())
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in a background job of a shell; children would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 15.0) -> None:
