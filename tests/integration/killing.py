@@ -1,8 +1,11 @@
 """Kills clients of a journal at random points, and holds the file that each leaves against what it was told.
 
-    python killing.py JOURNAL KILLS SECONDS LAUNCHER SYNC        prints what it did as JSON, or how it failed
+    python killing.py JOURNAL KILLS LAUNCHER SYNC        prints what it did as JSON, or how it failed
 
-Clients are forked from this process, which has imported all that they need: a kill takes some hundredths of a second.
+Clients are forked from this process, which has imported all that they need and been a client itself: a life takes
+some hundredths of a second.
+Every client has a moment to live, which grows when a client ended before it was owed anything and shrinks when it was:
+so half of the kills fall into the start and half into the work, on a fast machine as on a slow one.
 """
 
 from __future__ import annotations
@@ -26,6 +29,9 @@ TOLD = struct.Struct("<QB")  # a call's argument, and what has happened to its r
 DELIVERED, WRITTEN = 0, 1
 OWED = {"group": WRITTEN, "each": DELIVERED}  # from when on a result must be in the file, whatever happens
 SPAN = 3000  # arguments
+MANY = 1000  # calls in a file; then the next client begins a fresh one, so that there is always something new to keep
+FIRST_SPAN = 0.02  # seconds within which the first client is killed
+GROWTH = 1.1  # of that span after a client that was owed nothing; it shrinks by as much after one that was
 
 
 def square(x: int) -> tuple[int, int, bytes]:
@@ -95,19 +101,22 @@ def examine(path: str) -> dict[int, int]:
     return found
 
 
-def main(path: str, kills: int, seconds: float, launcher: str, sync: str) -> dict[str, int]:
-    """Kill as often, each client within as many seconds of its start; return counts."""
+def main(path: str, kills: int, launcher: str, sync: str) -> dict[str, int]:
+    """Kill as often, each client within a moment of its start; return counts."""
     chance = random.Random()
+    span = FIRST_SPAN
+    found: dict[int, int] = {}
     delivered = promised = 0
     owed: set[int] = set()
     for number in range(kills):
-        if number % 50 == 0:  # a fresh file now and then: the first moments of one are dangerous too
+        if number % 50 == 0 or len(found) > MANY:  # the first moments of a file are dangerous too
             for name in (path, f"{path}-journal"):
                 if os.path.exists(name):
                     os.unlink(name)
             owed.clear()
-        said = killed(path, chance.randrange(SPAN), launcher, sync, chance.random() ** 2 * seconds)
+        said = killed(path, chance.randrange(SPAN), launcher, sync, chance.random() * span)
         due = {x for x, what in said if what == OWED[sync]}
+        span = span / GROWTH if due else span * GROWTH
         owed |= due
         if not os.path.exists(path):
             assert not owed
@@ -121,8 +130,10 @@ def main(path: str, kills: int, seconds: float, launcher: str, sync: str) -> dic
 
 
 if __name__ == "__main__":
-    journal, kills, seconds, launcher, sync = sys.argv[1:]
+    journal, kills, launcher, sync = sys.argv[1:]
+    with mainstay.Executor(1, launcher=launcher, journal=f"{journal}-first") as executor:
+        executor.submit(square, 0).result()
     try:
-        print(json.dumps(main(journal, int(kills), float(seconds), launcher, sync)))
+        print(json.dumps(main(journal, int(kills), launcher, sync)))
     except (AssertionError, sqlite3.Error, mainstay.JournalError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
