@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import mainstay
+from conftest import wait_until
 from mainstay import files
 
 LAUNCHERS = ["local", "mpiexec", "serial", "world"]
@@ -35,7 +36,7 @@ def pool(request, base):
         with mainstay.Executor(2, launcher=request.param, scratch=base, log=lines.append) as executor:
             executor.lines = lines
             yield executor
-        assert os.listdir(base) == []  # nothing is left, whatever the tests have done
+        wait_until(lambda: not os.listdir(base))  # nothing is left, whatever the tests have done
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ PROGRAM = Path(__file__).with_name("killing.py")
 
 @pytest.mark.parametrize(
     ("kills", "launcher", "sync"),
-    [(600, "serial", "each"), (300, "serial", "group"), (100, "local", "group")],
+    [(800, "serial", "each"), (150, "serial", "group"), (50, "local", "group")],
 )
 def test_a_client_may_be_killed_at_any_instant(tmp_path, kills, launcher, sync):
     command = [sys.executable, str(PROGRAM), str(tmp_path / "calls.db"), str(kills), launcher, sync]
