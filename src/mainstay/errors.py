@@ -85,9 +85,9 @@ class ScratchFull(ScratchError, OSError):
 
     def __init__(self, directory: str, host: str, free: int, needed: int = 0) -> None:
         self.directory, self.host, self.free, self.needed = directory, host, free, needed
-        wanted = f", {_bytes(needed)} needed" if needed else ""
+        wanted = f", {size(needed)} needed" if needed else ""
         super().__init__(
-            f"no room for scratch files in {directory} on host {host}: {_bytes(free)} free{wanted}. "
+            f"no room for scratch files in {directory} on host {host}: {size(free)} free{wanted}. "
             "Stage fewer or smaller files, remove what tasks no longer need, "
             "or give the pool another directory: Executor(scratch='/a/larger/disk')"
         )
@@ -97,9 +97,10 @@ class ScratchFull(ScratchError, OSError):
         return type(self), (self.directory, self.host, self.free, self.needed)
 
 
-def _bytes(count: float) -> str:
+def size(count: float) -> str:
+    """Return a number of bytes as people say it."""
     for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
+        if count < 999.5:
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} TB"

@@ -10,9 +10,10 @@ import time
 import pytest
 
 from mainstay.doctor import check, files, job, left, limits, mpi, nodes, probe, rounds, started, table
-from mainstay.doctor.check import Case, Check, Said, State, amount, ask, listed, size
+from mainstay.doctor.check import Case, Check, Said, State, amount, ask, listed
 from mainstay.doctor.mpi import Offer, Program
 from mainstay.doctor.started import Origin
+from mainstay.errors import size
 from mainstay.slurm import allocation
 from mainstay.world import place
 
@@ -434,4 +435,4 @@ def test_json_has_the_same():
 def test_words():
     assert (amount(1, "node"), amount(2, "process")) == ("1 node", "2 processes")
     assert listed(["a", "b", "c", "d", "e", "f"]) == "a, b, c, d and 2 more"
-    assert (size(999), size(1e6), size(2.5e12)) == ("999 B", "1 MB", "2.5 TB")
+    assert (size(999), size(999.7), size(1e6), size(2.5e12)) == ("999 B", "1 kB", "1 MB", "2.5 TB")

@@ -8,8 +8,9 @@ import socket
 import sys
 from typing import NamedTuple
 
-from mainstay.doctor.check import Case, Check, State, size
+from mainstay.doctor.check import Case, Check, State
 from mainstay.doctor.probe import is_network, mount_of
+from mainstay.errors import size
 from mainstay.journal.lock import NO_LOCKS, Holder, holder_in, look
 
 TIGHT, FULL = 1e9, 50e6  # bytes that are free

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mainstay.doctor.check import Check, State, amount, listed, size
+from mainstay.doctor.check import Check, State, amount, listed
 from mainstay.doctor.probe import is_network
+from mainstay.errors import size
 
 LITTLE = 1e9  # bytes of scratch
 Report = dict[str, Any]

@@ -7,7 +7,8 @@ import resource
 from collections.abc import Mapping
 from pathlib import Path
 
-from mainstay.doctor.check import Case, Check, State, amount, size
+from mainstay.doctor.check import Case, Check, State, amount
+from mainstay.errors import size
 
 SPARE = 256  # open files of a client besides its workers
 PINNED = 64 << 20  # bytes that a fast network wants to lock
