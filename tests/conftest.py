@@ -10,6 +10,9 @@ from collections.abc import Callable, Iterator
 import psutil
 import pytest
 
+from mainstay import launch
+
+RANK_0_OF_2 = {"PMI_RANK": "0", "PMI_SIZE": "2", "MPI_LOCALRANKID": "0", "MPI_LOCALNRANKS": "2"}
 MARK = "MAINSTAY_TESTS"  # in the environment of all that these tests start
 os.environ[MARK] = str(os.getpid())
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in a background job of a shell; children would inherit it
@@ -44,3 +47,16 @@ def nothing_is_left() -> Iterator[None]:
     before = {process.pid for process in agents()}
     yield
     wait_until(lambda: {process.pid for process in agents()} <= before)
+
+
+@pytest.fixture(scope="module", params=launch.AUTO)
+def launcher(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each launcher's name; those that cannot serve here are skipped with their own reason."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "world":
+            for name, value in RANK_0_OF_2.items():
+                patch.setenv(name, value)
+        reason = launch.find(request.param).why_not()
+        if reason is not None:
+            pytest.skip(reason)
+        yield request.param

@@ -16,22 +16,6 @@ import numpy as np
 import pytest
 
 import mainstay
-from mainstay import launch
-
-RANK_0_OF_2 = {"PMI_RANK": "0", "PMI_SIZE": "2", "MPI_LOCALRANKID": "0", "MPI_LOCALNRANKS": "2"}
-
-
-@pytest.fixture(scope="module", params=launch.AUTO)
-def launcher(request):
-    """Each launcher's name; those that cannot serve here are skipped with their own reason."""
-    with pytest.MonkeyPatch.context() as patch:
-        if request.param == "world":
-            for name, value in RANK_0_OF_2.items():
-                patch.setenv(name, value)
-        reason = launch.find(request.param).why_not()
-        if reason is not None:
-            pytest.skip(reason)
-        yield request.param
 
 
 @pytest.fixture(scope="module")

@@ -12,31 +12,19 @@ import mainstay
 from conftest import wait_until
 from mainstay import files
 
-LAUNCHERS = ["local", "mpiexec", "serial", "world"]
-RANK_0_OF_2 = {"PMI_RANK": "0", "PMI_SIZE": "2", "MPI_LOCALRANKID": "0", "MPI_LOCALNRANKS": "2"}
-
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     return tmp_path_factory.mktemp("disk")
 
 
-@pytest.fixture(scope="module", params=LAUNCHERS)
-def pool(request, base):
-    from mainstay import launch
-
-    with pytest.MonkeyPatch.context() as patch:
-        if request.param == "world":
-            for name, value in RANK_0_OF_2.items():
-                patch.setenv(name, value)
-        reason = launch.find(request.param).why_not()
-        if reason is not None:
-            pytest.skip(reason)
-        lines = []
-        with mainstay.Executor(2, launcher=request.param, scratch=base, log=lines.append) as executor:
-            executor.lines = lines
-            yield executor
-        wait_until(lambda: not os.listdir(base))  # nothing is left, whatever the tests have done
+@pytest.fixture(scope="module")
+def pool(launcher, base):
+    lines = []
+    with mainstay.Executor(2, launcher=launcher, scratch=base, log=lines.append) as executor:
+        executor.lines = lines
+        yield executor
+    wait_until(lambda: not os.listdir(base))  # nothing is left, whatever the tests have done
 
 
 @pytest.fixture

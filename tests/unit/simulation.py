@@ -136,8 +136,11 @@ class Cluster:
         if task.payload < 0:
             self._end(worker, blame=True)
             return
-        self._later(LATENCY, self._result, worker, task)
+        self._succeeded(worker, task)
         self._next(worker)
+
+    def _succeeded(self, worker: int, task: Task) -> None:
+        self._later(LATENCY, self._result, worker, task)
 
     def _result(self, worker: int, task: Task) -> None:
         tasks, actions = self.scheduler.finished(worker, [(task.id, task.payload)], self.now)

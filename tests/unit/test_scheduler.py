@@ -540,17 +540,10 @@ class RealisticCluster(Cluster):
         self._blocked = {number: self._blocked.get(number, self.now) for number in waiting}
         assert all(self.now - since <= STALLED + 6 * LATENCY for since in self._blocked.values())
 
-    def _done(self, worker: int, run: int) -> None:
-        if self._running.get(worker, (None, None))[1] != run:
-            return
-        task, _ = self._running.pop(worker)
-        if task.payload < 0:
-            self._end(worker, blame=True)
-            return
+    def _succeeded(self, worker: int, task: Task) -> None:
         self._outbox.setdefault(worker, []).append(task)
         if not self._inbox[worker] or self.now - self._flushed.get(worker, -1.0) > self.FLUSH:
             self._flush(worker, None)
-        self._next(worker)
 
     def _give_back(self, worker: int) -> None:
         if worker in self._running:
