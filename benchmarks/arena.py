@@ -8,31 +8,26 @@ import ctypes
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
 
 import psutil
 
 from contestants import MODULES, RANKS
+from rounds import Round
 
 HERE = Path(__file__).parent
 TIMEOUT = 120.0  # seconds for one contestant in one round
 GRACE = 3.0  # seconds in which daemons may end by themselves after their contestant
 PR_SET_CHILD_SUBREAPER = 36
 MARK = "FIGURES "
-
-
-class Round(NamedTuple):
-    """What came of a contestant in one round: figures, or trouble, or both."""
-
-    figures: dict[str, float]
-    trouble: str = ""
 
 
 def adopt_daemons() -> None:
@@ -45,18 +40,12 @@ def adopt_daemons() -> None:
 
 
 def run(name: str, effort: argparse.Namespace, folder: str) -> Round:
-    """Let the contestant run; end all that it started, whatever comes."""
+    """Let the contestant run, in a folder where it may leave files."""
+    ranks = RANKS[name]
+    given = ["--batches", effort.batches, "--patience", effort.patience, "--idle", effort.idle, "--root", os.getpid()]
+    command = [*(["mpiexec", "-n", ranks] if ranks else []), sys.executable, HERE / "contest.py", name, *given]
     missing = why_not(name)
-    if missing:
-        return Round({}, missing)
-    with open(Path(folder) / f"{name}.out", "w+") as output:  # a pipe would stay open as long as any daemon
-        process = start(name, effort, folder, output)
-        try:
-            ended = wait(process)
-        finally:
-            left = end(process)
-        output.seek(0)
-        return judge(output.read(), process.returncode, ended, left)
+    return Round({}, missing) if missing else outcome(command, folder)
 
 
 def why_not(name: str) -> str:
@@ -68,26 +57,28 @@ def why_not(name: str) -> str:
     return ""
 
 
-def start(name: str, effort: argparse.Namespace, folder: str, output: IO[str]) -> subprocess.Popen[str]:
-    """Start the contestant in a session of its own."""
-    ranks = RANKS[name]
-    given = ["--batches", effort.batches, "--patience", effort.patience, "--idle", effort.idle, "--root", os.getpid()]
-    return subprocess.Popen(
-        [
-            *(["mpiexec", "-n", str(ranks)] if ranks else []),
-            sys.executable,
-            HERE / "contest.py",
-            name,
-            *map(str, given),
-        ],
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        cwd=folder,
-        env=environment(folder),
-    )
+def outcome(command: Sequence[object], folder: str, spared: Collection[int] = ()) -> Round:
+    """Run a command in a session of its own, and end all that it started, whatever comes; return what it printed.
+
+    `spared` are processes below this one that are not the command's.
+    """
+    with tempfile.TemporaryFile("w+") as output:  # a pipe would stay open as long as any daemon
+        process = subprocess.Popen(
+            [*map(str, command)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            cwd=folder,
+            env=environment(folder),
+        )
+        try:
+            ended = wait(process)
+        finally:
+            left = end(process, spared)
+        output.seek(0)
+        return judge(output.read(), process.returncode, ended, left)
 
 
 def environment(folder: str) -> dict[str, str]:
@@ -106,19 +97,21 @@ def wait(process: subprocess.Popen[str]) -> bool:
     return False
 
 
-def end(process: subprocess.Popen[str], spared: Collection[int] = ()) -> int:
-    """Kill what is left of the contestant; return how many processes did not end by themselves.
-
-    `spared` are processes below this one that are not the contestant's.
-    """
+def end(process: subprocess.Popen[str], spared: Collection[int]) -> int:
+    """Kill what is left of the contestant; return how many processes did not end by themselves."""
     if process.poll() is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    psutil.wait_procs(below(spared), GRACE)
-    left = len(below(spared))
+    return sweep(lambda: below(spared))
+
+
+def sweep(running: Callable[[], list[psutil.Process]]) -> int:
+    """Kill what still runs after a moment of grace; return how many processes that were."""
+    psutil.wait_procs(running(), GRACE)
+    left = len(running())
     deadline = time.monotonic() + 10
-    while (rest := below(spared)) and time.monotonic() < deadline:  # again, for those that were forked meanwhile
+    while (rest := running()) and time.monotonic() < deadline:  # again, for those that were forked meanwhile
         for one in rest:
             with contextlib.suppress(psutil.NoSuchProcess):
                 one.kill()
@@ -139,7 +132,13 @@ def judge(said: str, status: int, ended: bool, left: int) -> Round:
     if not ended:
         return Round(figures, f"failed: {'did not end' if figures else 'not done'} within {TIMEOUT:g} s, killed")
     if not figures:
-        return Round({}, f"failed: {lines[-1][:150] if lines else f'no word, exit status {status}'}")
+        return Round({}, f"failed: {reason(lines) or f'no word, exit status {status}'}")
     if status:
         return Round(figures, f"ended with status {status} after its last figure")
     return Round(figures, f"left {left} processes behind, killed" if left else "")
+
+
+def reason(lines: list[str]) -> str:
+    """Return the line that tells most of why a contestant failed: its last error, else its last word."""
+    errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
+    return (errors or lines or [""])[-1][:150]

@@ -19,23 +19,19 @@ arrays          MB/s of results of 8 MB that are kept, closing included, and res
 from __future__ import annotations
 
 import argparse
-import json
-import math
-import os
-import signal
-import statistics
-import subprocess
+import functools
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import arena
-import reports
+import rounds
+import summary
 from keepers import KEEPS_NOTHING, MODULES
+from rounds import Round
+from summary import Aim, Results, median, spoken
 
 sys.path.append(str(arena.HERE.parent / "tests"))
 import slowmount
@@ -57,7 +53,6 @@ DELAY = 0.0005  # seconds for a metadata operation
 SLOW_CALLS, FINISHED = 10_000, 100_000
 ARRAYS, ARRAY = 10, 8 << 20  # how many, bytes of each
 Figure = tuple[str, float]
-Troubles = dict[str, set[str]]
 
 
 class Failed(Exception):
@@ -67,23 +62,8 @@ class Failed(Exception):
 def run(name: str, what: str, folder: Path, most: float, *given: object, spared: int = 0) -> dict[str, float]:
     """Let a keeper do its work in a process of its own; return what it printed."""
     command = [sys.executable, arena.HERE / "keepers.py", name, what, folder, "--most", int(most), *given]
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as around, tempfile.TemporaryFile("w+") as output:
-        process = subprocess.Popen(
-            [*map(str, command)],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-            cwd=around,
-            env=arena.environment(around),
-        )
-        try:
-            ended = arena.wait(process)
-        finally:
-            left = arena.end(process, [spared])
-        output.seek(0)
-        outcome = arena.judge(output.read(), process.returncode, ended, left)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as around:
+        outcome = arena.outcome(command, around, [spared])
     if outcome.trouble:
         raise Failed(f"{what} {' '.join(map(str, given))}: {outcome.trouble}")
     return outcome.figures
@@ -155,67 +135,29 @@ def arrays(name: str, folder: Path) -> Iterator[Figure]:
     yield "found_array", done["count"] * ARRAY / 1e6 / found["seconds"]
 
 
-def contest(effort: argparse.Namespace) -> tuple[reports.Results, Troubles]:
-    """Run all rounds; return the figures and the troubles of each keeper."""
-    results: reports.Results = {name: [] for name in effort.names}
-    troubles: Troubles = {}
-    for number in range(effort.rounds):
-        for name in effort.names[:: -1 if number % 2 else 1]:
-            print(f"round {number + 1} of {effort.rounds}: {name}", end="", file=sys.stderr, flush=True)
-            began = time.monotonic()
-            found: dict[str, float] = {}
-            results[name].append(found)
-            with tempfile.TemporaryDirectory(dir=effort.folder, ignore_cleanup_errors=True) as folder:
-                for part in ("calls", "again", "arrays"):
-                    (Path(folder) / part).mkdir()
-                try:
-                    found.update(figures(name, effort, Path(folder)))  # what there is before a failure stays
-                except Failed as failure:
-                    troubles.setdefault(name, set()).add(str(failure))
-            print(f" ({time.monotonic() - began:.0f} s)", file=sys.stderr, flush=True)
-    return results, troubles
+def one_round(name: str, effort: argparse.Namespace) -> Round:
+    """Return what one keeper reaches in one round; what there is before a failure stays."""
+    found: dict[str, float] = {}
+    with tempfile.TemporaryDirectory(dir=effort.folder, ignore_cleanup_errors=True) as folder:
+        for part in ("calls", "again", "arrays"):
+            (Path(folder) / part).mkdir()
+        try:
+            found.update(figures(name, effort, Path(folder)))
+        except Failed as failure:
+            return Round(found, str(failure))
+    return Round(found)
 
 
-def table(results: reports.Results) -> str:
-    """Return a Markdown table: medians, with the least and the most in brackets."""
-    lines = ["| 2 workers | " + " | ".join(FIGURES.values()) + " |", "| --- |" + " ---: |" * len(FIGURES)]
-    for name in results:
-        cells = (cell(results, name, figure) for figure in FIGURES)
-        lines.append(f"| {reports.spoken(name)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def cell(results: reports.Results, name: str, figure: str) -> str:
-    """Return a cell of the table, with a mark where not all calls were made."""
-    found = reports.cell(reports.values(results, name, figure))
-    return f"~ {found}" if any(reports.values(results, name, f"{figure}_scaled")) else found
-
-
-class Aim(NamedTuple):
-    """What is to be reached: at least the limit or, with `most`, at most."""
-
-    what: str
-    reached: float
-    unit: str
-    limit: float
-    most: bool = False
-
-    def __str__(self) -> str:
-        kept = self.reached <= self.limit if self.most else self.reached >= self.limit
-        wanted = f"at {'most' if self.most else 'least'} {self.limit:g}{self.unit}"
-        return f"- {self.what}: {reports.short(self.reached)}{self.unit} ({wanted}: {'reached' if kept else 'missed'})"
-
-
-def aims(results: reports.Results) -> Iterator[Aim]:
+def aims(results: Results) -> Iterator[Aim]:
     """Yield what the journal is to reach; what was not measured is not a number."""
     for name, without in (("mainstay_journal", "mainstay_without"), ("mainstay_journal_map", "mainstay_without_map")):
-        said = reports.spoken(name)
+        said = spoken(name)
         share = 100 * quotient(results, "rate", name, without)
         yield Aim(f"{said}, {FIGURES['rate']}, against the same without", share, " %", 50)
         for figure in ("rate", "slow_rate"):
             for peer in (peer for peer in results if "mainstay" not in peer):
                 least = 10 if peer.startswith(("pickle", "joblib")) else 1
-                what = f"{said}, {FIGURES[figure]}, against {reports.spoken(peer)}"
+                what = f"{said}, {FIGURES[figure]}, against {spoken(peer)}"
                 yield Aim(what, quotient(results, figure, name, peer), " ×", least)
         yield Aim(f"{said}, {FIGURES['again']}", median(results, name, "again"), "", 5, most=True)
         for figure in ("operations", "operations_again"):
@@ -223,54 +165,29 @@ def aims(results: reports.Results) -> Iterator[Aim]:
         yield Aim(f"{said}, {FIGURES['bytes']}", median(results, name, "bytes"), "", 300, most=True)
 
 
-def median(results: reports.Results, name: str, figure: str) -> float:
-    """Return the median of a figure; not a number where there is none."""
-    found = reports.values(results, name, figure) if name in results else []
-    return statistics.median(found) if found else math.nan
-
-
-def quotient(results: reports.Results, figure: str, one: str, other: str) -> float:
+def quotient(results: Results, figure: str, one: str, other: str) -> float:
     """Return how many times one keeper's figure is another's."""
     return median(results, one, figure) / median(results, other, figure)
 
 
-def counted(results: reports.Results) -> Iterator[str]:
+def counted(results: Results) -> Iterator[str]:
     """Yield a line on what each keeper's operations were, in the last round."""
-    for name, rounds in results.items():
+    last = {name: found[-1] for name, found in results.items() if found}
+    for name, figures in last.items():
         for figure in ("operations", "operations_again"):
             start = f"{figure}: "
-            of = {key.removeprefix(start): count for key, count in rounds[-1].items() if key.startswith(start)}
+            of = {key.removeprefix(start): count for key, count in figures.items() if key.startswith(start)}
             if of:
                 said = ", ".join(f"{count:,} {operation}" for operation, count in sorted(of.items()))
-                yield f"- {reports.spoken(name)}, {FIGURES[figure]}: {said}"
-
-
-def report(results: reports.Results, troubles: Troubles, effort: argparse.Namespace) -> str:
-    """Return all that is to be read, as Markdown."""
-    found = ", ".join(f"{package} {version}" for package, version in reports.versions(PACKAGES).items())
-    head = f"{reports.machine()}; medians of {effort.rounds} rounds (least–most)\n\n{found}"
-    trouble = [f"- {reports.spoken(name)}: {said}" for name, saids in troubles.items() for said in sorted(saids)]
-    no_mount = f"No mount: {slowmount.why_not()}" if slowmount.why_not() else ""
-    reached = [str(aim) for aim in aims(results) if not math.isnan(aim.reached)]
-    lists = ["\n".join(lines) for lines in (trouble, reached, counted(results))]
-    return "\n\n".join(filter(None, [head, no_mount, table(results), *lists])) + "\n"
+                yield f"- {spoken(name)}, {FIGURES[figure]}: {said}"
 
 
 def arguments() -> argparse.Namespace:
     """Return what the command line says."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, help="default: 3, or 1 when quick")
-    parser.add_argument("--quick", action="store_true", help="few calls, to see whether all run; not to be quoted")
-    parser.add_argument("--only", default=",".join(MODULES), help="keepers, with commas between them")
+    parser = rounds.parser(__doc__, MODULES)
     parser.add_argument("--patience", type=float, help="seconds for new calls (default: 3, or 0.3 when quick)")
     parser.add_argument("--folder", help="where files are kept while it runs (default: that for temporary files)")
-    parser.add_argument("--out", type=Path, default=arena.HERE / "results")
-    given = parser.parse_args()
-    given.names = given.only.split(",")
-    unknown = [name for name in given.names if name not in MODULES]
-    if unknown:
-        parser.error(f"unknown keeper {unknown[0]!r}; known: {', '.join(MODULES)}")
-    given.rounds = given.rounds or (1 if given.quick else 3)
+    given = rounds.read(parser, MODULES)
     given.patience = given.patience or (0.3 if given.quick else 3.0)
     counts = (2000, 1000, 5000) if given.quick else (50_000, SLOW_CALLS, FINISHED)
     given.calls, given.slow_calls, given.finished = counts
@@ -281,17 +198,16 @@ def main() -> None:
     """Run the contest; print and write what came of it."""
     effort = arguments()
     arena.adopt_daemons()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # through `finally`, which ends processes
-    load = [os.getloadavg()[0]]
-    results, troubles = contest(effort)
-    load.append(os.getloadavg()[0])
-    text = report(results, troubles, effort)
-    print(text)
-    effort.out.mkdir(parents=True, exist_ok=True)
-    facts = {"machine": reports.machine(), "versions": reports.versions(PACKAGES), "load_before_and_after": load}
-    told = {name: sorted(saids) for name, saids in troubles.items()}
-    (effort.out / "journal.md").write_text(text)
-    (effort.out / "journal.json").write_text(json.dumps({**facts, "results": results, "troubles": told}, indent=1))
+    contest = rounds.hold(effort.names, effort.rounds, functools.partial(one_round, effort=effort))
+    parts = [
+        summary.head(effort.rounds, PACKAGES),
+        f"No mount: {slowmount.why_not()}" if slowmount.why_not() else "",
+        summary.table(contest.results, FIGURES, "2 workers"),
+        rounds.told(contest.troubles, effort.rounds),
+        summary.told(aims(contest.results)),
+        "\n".join(counted(contest.results)),
+    ]
+    rounds.leave(contest, effort.out, "journal", parts, PACKAGES)
 
 
 if __name__ == "__main__":
