@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test cluster test-pythons check bench bench-journal clean
+.PHONY: demo test cluster test-pythons check bench bench-journal bench-cluster clean
 
 demo: $(VENV)/ready
 	$(BIN)/mainstay demo
@@ -44,6 +44,11 @@ bench: $(VENV)/ready
 bench-journal: $(VENV)/ready
 	$(BIN)/python $(PIP) --requirement benchmarks/requirements.txt
 	$(BIN)/python benchmarks/journal.py
+
+# On a Slurm cluster on this machine; wants root, as `make cluster` does.
+bench-cluster: $(VENV)/ready
+	$(BIN)/python $(PIP) --requirement benchmarks/requirements.txt
+	$(BIN)/python benchmarks/cluster.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -6,8 +6,6 @@ import os
 import time
 from typing import Any
 
-import numpy
-
 
 def echo(value: Any) -> Any:
     return value
@@ -24,6 +22,12 @@ def nap(seconds: float) -> float:
     return time.perf_counter() - began
 
 
+def whereabouts(seconds: float) -> tuple[str, int]:
+    """Sleep, and return who did: host and process."""
+    time.sleep(seconds)
+    return os.uname().nodename, os.getpid()
+
+
 def kept(value: Any) -> Any:
     """Return the value, but only in the run in which it is to be kept."""
     if "AGAIN" in os.environ:
@@ -33,4 +37,6 @@ def kept(value: Any) -> Any:
 
 def kept_array(value: int) -> Any:
     """Return 8 MB, but only in the run in which they are to be kept."""
+    import numpy  # here, since the starts of pools are timed with these tasks
+
     return numpy.full(1 << 20, float(kept(value)))
