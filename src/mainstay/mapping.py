@@ -23,6 +23,7 @@ from mainstay.node import context
 from mainstay.node.worker import describe_error
 from mainstay.outcomes import rebuild_error
 from mainstay.wire.payload import dump
+from mainstay.wire.snapshot import copied, lasting
 
 TARGET = 0.004  # seconds of work in one chunk
 GROWTH = 16  # a chunk is at most so many times as large as the one it was measured on
@@ -59,7 +60,7 @@ class ChunkResult:
 
 def run_chunk(fn: Callable[..., Any], columns: list[tuple[Any, ...]]) -> ChunkResult:
     """Runs on the worker: `fn` over the items, given as the tuples of first arguments, of second, …"""
-    return _ended(map(fn, *columns))
+    return _ended(_lasting(map(fn, *columns), len(columns[0])))
 
 
 def run_kept(fn: Callable[..., Any], columns: list[tuple[Any, ...]]) -> ChunkResult:
@@ -78,6 +79,14 @@ def _ended(items: Iterator[Any]) -> ChunkResult:
     return ChunkResult(results, error, time.perf_counter() - started, context.task().worker)
 
 
+def _lasting(results: Iterator[Any], left: int) -> Iterator[Any]:
+    """Yield so many results, each as it was returned; after the last, nobody writes before it is sent."""
+    for result in results:
+        left -= 1
+        yield lasting(result) if left else result
+        del result  # or it would be counted as held
+
+
 def _pickled(fn: Callable[..., Any], columns: list[tuple[Any, ...]]) -> Iterator[Any]:
     last = len(columns[0]) - 1
     for number, item in enumerate(zip(*columns, strict=True)):
@@ -86,7 +95,7 @@ def _pickled(fn: Callable[..., Any], columns: list[tuple[Any, ...]]) -> Iterator
         seconds = time.perf_counter() - started
         body, buffers = dump(result)
         if number < last:  # the next item may write into the same array; each result is kept under its own arguments
-            buffers = [memoryview(bytearray(buffer)) for buffer in buffers]
+            buffers = copied(buffers)
         yield body, [pickle.PickleBuffer(buffer) for buffer in buffers], seconds
 
 

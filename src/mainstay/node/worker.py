@@ -3,6 +3,7 @@
     socket ─▶ reader ─▶ inbox ─▶ run, one at a time ─▶ outbox ─▶ socket
 
 Results of short tasks are sent together: when the inbox is empty, `FLUSH` seconds have passed, or a recall comes.
+One with arrays is sent at once, since they are not copied and may be written again.
 After its last result a worker polls the socket for `SPIN` seconds and then sleeps on it: waking a sleeping process
 costs more than a short task does. A recall comes as SIGURG, so that it can be answered while a task runs.
 """
@@ -89,6 +90,8 @@ class Worker:
             kind, body, buffers = Kind.ERROR, describe_error(error), ()
         self._answers = False
         self._outbox += encode(kind, body, buffers, task=frame.task, number=_micros(perf_counter() - started))
+        if buffers:
+            self._flush()  # before the next call, which may write into the same array
 
     def _run(self, frame: Frame) -> Payload:
         fn = self._function(frame.number)
