@@ -299,6 +299,8 @@ class Broker:
 
     def worker_spoke(self, worker: WorkerState, frames: list[Frame]) -> None:
         done = [frame for frame in frames if frame.kind == Kind.RESULT or frame.kind == Kind.ERROR]
+        if len(done) != len(frames):
+            self.keeper.hear(self._tasks, frames, f"{worker.host}/{worker.number}")
         if done:
             self.launches.bears()
             times = [(frame.task, frame.number / 1e6) for frame in done]

@@ -6,14 +6,13 @@ import concurrent.futures
 import itertools
 import logging
 import os
-import sys
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mainstay import interrupts, lifetime, mapping, world
+from mainstay import interrupts, lifetime, mapping, settings, world
 from mainstay.broker import Broker
 from mainstay.errors import JournalError
 from mainstay.futures import Future
@@ -28,9 +27,11 @@ from mainstay.wire.payload import dump
 
 if TYPE_CHECKING:
     from mainstay.journal.store import Store
+    from mainstay.journal.witness import Witness
     from mainstay.keeping import Entry, Keeper
 
 T = TypeVar("T")
+WITNESS = "mainstay.journal.witness"  # what workers of a pool with a journal need besides, imported once on each node
 
 
 class Executor(concurrent.futures.Executor):
@@ -83,53 +84,50 @@ class Executor(concurrent.futures.Executor):
         scratch: str | os.PathLike[str] | None = None,
         log: Callable[[str], object] | None = None,
     ) -> None:
-        if max_workers is not None and not isinstance(max_workers, int):
-            raise TypeError(f"max_workers must be None or an int; given: {max_workers!r}")
-        if max_workers is not None and max_workers <= 0:
-            raise ValueError(f"max_workers must be greater than 0; given: {max_workers}")
-        if not start_timeout > 0:
-            raise ValueError(f"start_timeout must be a number of seconds > 0; given: {start_timeout!r}")
-        if not node_timeout >= 1:
-            raise ValueError(f"node_timeout must be a number of seconds >= 1; given: {node_timeout!r}")
-        if initializer is not None and not callable(initializer):
-            raise TypeError(f"initializer must be a callable; given: {initializer!r}")
+        settings.check_workers(max_workers, initializer)
+        settings.check_times(start_timeout, node_timeout, drain)
+        settings.check_journal(journal, journal_sync, requeue)
+        settings.check_scratch(scratch)
         launchers = chain(launcher)
         if any(candidate.name == "world" for candidate in launchers):
             _serve_in_world(start_timeout)
-        self._max_workers = max_workers or len(os.sched_getaffinity(0))
-        if scratch is not None and not os.fspath(scratch).startswith(("/", "$", "~")):
-            raise ValueError(f"scratch must be None or an absolute path of a directory; given: {scratch!r}")
-        if requeue and journal is None:
-            raise ValueError("requeue=True wants a journal=, or the job would begin anew each time")
-        if not drain >= 0:
-            raise ValueError(f"drain must be a number of seconds >= 0; given: {drain!r}")
-        if journal_sync not in ("group", "each"):
-            raise ValueError(f"journal_sync must be 'group' or 'each'; given: {journal_sync!r}")
         given = {"retries": retries, "worker_retries": worker_retries, "retry_failed": retry_failed}
         self._options = Options().changed(given)
+        self._max_workers = max_workers or len(os.sched_getaffinity(0))
         self._functions = FunctionTable()
         self._ids = itertools.count(1)
         self._paces: dict[int, mapping.Pace] = {}
         self._closed = False
-        setup: dict[str, Any] = {
-            "directory": os.getcwd(),
-            "path": list(sys.path),
-            "argv": list(sys.argv),
-            "preload": tuple(preload),
-            "initializer": None,
-            "scratch": None if scratch is None else os.fspath(scratch),
-            "node_timeout": node_timeout,
-        }
-        if initializer is not None:
-            body, buffers = dump((initializer, initargs))
-            setup["initializer"] = (body, [bytearray(buffer) for buffer in buffers])
+        preload = preload if journal is None else (*preload, WITNESS)
+        setup = settings.setup(preload, initializer, initargs, scratch, node_timeout)
         interrupts.install()
         say = _logger(log)
-        self._broker = Broker(launchers, max_workers, setup, start_timeout, say)
-        self._keeper = None if journal is None else _open_journal(journal, journal_sync, say)
-        self._broker.keeper = self._keeper or self._broker.keeper
+        self._keeper = None if journal is None else self._open_journal(journal, journal_sync, say)
+        self._broker = self._new_broker(launchers, max_workers, setup, start_timeout, say)
         if "SLURM_JOB_ID" in os.environ:
             self._watch_the_end(drain, None if journal is None else str(journal), requeue, say)
+        self._begin()
+
+    def _open_journal(self, place: str | os.PathLike[str] | Store, sync: str, log: Log) -> Keeper:
+        from mainstay.journal.journal import Journal
+        from mainstay.journal.store import open_store
+        from mainstay.keeping import Keeper
+
+        journal = Journal(open_store(place), each=sync == "each", log=log)
+        return Keeper(journal, lambda: self._broker.launches.in_process)
+
+    def _new_broker(self, *given: Any) -> Broker:
+        """Make the broker, which takes the journal over; where that fails, nobody else would close it."""
+        try:
+            broker = Broker(*given)
+        except BaseException:
+            if self._keeper is not None:
+                self._keeper.close()
+            raise
+        broker.keeper = self._keeper or broker.keeper
+        return broker
+
+    def _begin(self) -> None:
         self._finalizer = weakref.finalize(self, self._broker.close)
         self._finalizer.atexit = False
         lifetime.add(self._broker)
@@ -179,7 +177,14 @@ class Executor(concurrent.futures.Executor):
         return View(self, self._options.changed(given))
 
     def _submit(
-        self, options: Options, fn: Callable[..., T], args: tuple[Any, ...], kwargs: Any, *, late: bool = False
+        self,
+        options: Options,
+        fn: Callable[..., T],
+        args: tuple[Any, ...],
+        kwargs: Any,
+        *,
+        late: bool = False,
+        witness: Witness | None = None,
     ) -> concurrent.futures.Future[T]:
         if self._closed and not late:
             raise RuntimeError("cannot schedule new futures after shutdown")
@@ -188,25 +193,35 @@ class Executor(concurrent.futures.Executor):
         entry = None
         if self._keeper is not None and options.journal:
             entry = self._keeper.entry_of(fn, function, options, args, kwargs)
+            witness = entry.witness
             found = self._keeper.find(
                 entry, options, future, lambda: self._submit(options, fn, args, kwargs, late=True)
             )
             if found is not None:
                 return found
         try:
-            self._broker.submit(self._task(options, function, future, entry, args, kwargs), function, late)
+            words = self._words(options, function, args, kwargs, witness)
+            self._broker.submit(self._task(options, function, future, entry, words), function, late)
         except BaseException:
             if entry is not None and self._keeper is not None:
                 self._keeper.ends(entry, future)  # or the same call, submitted again, would follow this one for ever
             raise
         return future
 
-    def _task(
-        self, options: Options, function: Function, future: Future[T], entry: Entry | None, args: Any, kwargs: Any
-    ) -> Task:
+    def _words(
+        self, options: Options, function: Function, args: Any, kwargs: Any, witness: Witness | None
+    ) -> tuple[Any, ...]:
+        """Return what the worker is told of a call; what stands last may be missing."""
         words: tuple[Any, ...] = (args, kwargs, options.label or function.name)
         if options.stage_in or options.stage_out:
             words += (self._broker.roster.files.orders(options.stage_in, options.stage_out),)
+        elif witness is not None:
+            words += (None,)
+        return words if witness is None else (*words, witness)
+
+    def _task(
+        self, options: Options, function: Function, future: Future[T], entry: Entry | None, words: tuple[Any, ...]
+    ) -> Task:
         return Task(
             next(self._ids),
             function.number,
@@ -253,8 +268,10 @@ class Executor(concurrent.futures.Executor):
         pace = self._paces.setdefault(function.number, mapping.Pace())
         rows = mapping.rows(iterables)
 
-        def submit_late(options: Options, fn: Callable[..., Any], *args: Any) -> concurrent.futures.Future[Any]:
-            return self._submit(options, fn, args, {}, late=True)  # what `map` was given counts as submitted
+        def submit_late(
+            options: Options, fn: Callable[..., Any], *args: Any, witness: Witness | None = None
+        ) -> concurrent.futures.Future[Any]:
+            return self._submit(options, fn, args, {}, late=True, witness=witness)  # what `map` was given counts
 
         if self._keeper is None or not options.journal:
             chunks = mapping.Chunks(partial(submit_late, options), fn, rows, self.size, chunksize, pace)
@@ -357,14 +374,6 @@ def _serve_in_world(limit: float) -> None:
     if here is not None and here.rank > 0:
         world.attend(here, limit)
         world.leave()
-
-
-def _open_journal(place: str | os.PathLike[str] | Store, sync: str, log: Log) -> Keeper:
-    from mainstay.journal.journal import Journal
-    from mainstay.journal.store import open_store
-    from mainstay.keeping import Keeper
-
-    return Keeper(Journal(open_store(place), each=sync == "each", log=log))
 
 
 def _logger(log: Callable[[str], object] | None) -> Log:

@@ -42,6 +42,7 @@ class Future(concurrent.futures.Future[T]):
     """
 
     _done_callbacks: list[Any]
+    unlike: tuple[str, ...] = ()  # what a worker has otherwise than this process: the journal does not keep the result
 
     def __init__(self, broker: Broker, function: int) -> None:
         self._broker, self._function = broker, function

@@ -6,6 +6,8 @@ outcome of a task ──▶ keep ──▶ the journal, and on to the future
 
 from __future__ import annotations
 
+import logging
+import pickle
 import threading
 import time
 from collections.abc import Callable
@@ -17,55 +19,92 @@ from mainstay.errors import PoolBroken, TaskTimeout, WorkerDied
 from mainstay.journal import installed
 from mainstay.journal.journal import Journal
 from mainstay.journal.keys import call_key, explicit_key, function_key, version_of
+from mainstay.journal.reach import Reach, Thing
 from mainstay.journal.record import FunctionInfo, Kept, Record
+from mainstay.journal.witness import Witness, witness
 from mainstay.node.worker import describe_error
 from mainstay.options import Options
 from mainstay.orders import Task
 from mainstay.outcomes import KeepsNothing, Outcome, deliver, rebuild_error
-from mainstay.wire.frames import Kind
+from mainstay.wire.frames import Frame, Kind
 from mainstay.wire.functions import Function
 from mainstay.wire.payload import load
 
+NOT_KEPT = (
+    "results that come from {name} are not kept: worker {worker} has it otherwise than this program had it when the "
+    "call was submitted. It was set from outside of its module, or by a call, or its file was edited since it was "
+    "imported. Give it as an argument, start the program again, or name the calls: ex.options(key=...)"
+)
 COPIED = 1 << 20  # bytes of arrays that are copied, so that the result need not wait for the disk
 
 
 class Entry(NamedTuple):
-    """What the journal will call a task."""
+    """What the journal will call a task, and what its worker is to compare."""
 
     key: bytes
     function: FunctionInfo
     label: str
+    witness: Witness | None = None
 
 
 class Known:
-    """What is told of a function, and its key once it was asked for."""
+    """What is told of a function; its key once it was asked for, what that was made from, and when it holds."""
 
-    __slots__ = ("info", "key")
+    __slots__ = ("info", "key", "reach", "witness")
 
     def __init__(self, info: FunctionInfo) -> None:
-        self.info, self.key = info, b""
+        self.info, self.key, self.reach = info, b"", Reach()
+        self.witness: Witness | None = None
+
+
+class Leader:
+    """A call under way. What it left is kept for those that follow it where the journal does not have it."""
+
+    __slots__ = ("followers", "future", "left", "options")
+
+    def __init__(self, future: Future[Any], options: Options) -> None:
+        self.future, self.options, self.followers = future, options, 0
+        self.left: Kept | None = None
 
 
 class Keeper(KeepsNothing):
-    """Stands between a pool and its journal. `keep` and `forget` want the broker's lock held."""
+    """Stands between a pool and its journal. `keep`, `hear` and `forget` want the broker's lock held.
 
-    def __init__(self, journal: Journal) -> None:
-        self.journal = journal
+    `in_process` tells whether workers may share this process's modules.
+    """
+
+    def __init__(self, journal: Journal, in_process: Callable[[], bool]) -> None:
+        self.journal, self._in_process = journal, in_process
         self._known: dict[int, Known] = {}  # by the function's number
-        self._under_way: dict[bytes, Future[Any]] = {}
+        self._under_way: dict[bytes, Leader] = {}
         self._claiming = threading.Lock()  # of two threads that submit one call, one runs it
+        self._warned: set[str] = set()
 
     # -- calls that come
 
     def entry_of(self, fn: Callable[..., Any], function: Function, options: Options, args: Any, kwargs: Any) -> Entry:
         """Return what a call is known by. Raises `UnreliableKey` where that cannot be told."""
         known = self._known.get(function.number) or self._learn(fn, function)
-        given = options.key
-        if given is None:
-            key = call_key(known.key or self._learn_key(fn, known), args, kwargs, fn)
-        else:
-            key = explicit_key(given(*args, **kwargs) if callable(given) else given)
-        return Entry(key, known.info, options.label or function.name)
+        label, given = options.label or function.name, options.key
+        if given is not None:
+            return Entry(explicit_key(given(*args, **kwargs) if callable(given) else given), known.info, label)
+        by_value = self._in_process()
+        self._learn_key(fn, known, by_value)
+        reach = Reach()
+        key = call_key(known.key, args, kwargs, fn, reach)
+        return Entry(key, known.info, label, self._witness_of(known, reach.things, by_value))
+
+    def entries_of(
+        self, fn: Callable[..., Any], function: Function, options: Options, rows: list[tuple[Any, ...]]
+    ) -> tuple[list[Entry], Witness | None]:
+        """Return the same for many calls of one function, and what the workers are to compare for all of them."""
+        if options.key is not None:
+            return [self.entry_of(fn, function, options, row, {}) for row in rows], None
+        known = self._known.get(function.number) or self._learn(fn, function)
+        label, by_value, reach = options.label or function.name, self._in_process(), Reach()
+        self._learn_key(fn, known, by_value)
+        entries = [Entry(call_key(known.key, row, {}, fn, reach), known.info, label) for row in rows]
+        return entries, self._witness_of(known, reach.things, by_value)
 
     def _learn(self, fn: Callable[..., Any], function: Function) -> Known:
         inner = getattr(fn, "func", fn)  # of a partial
@@ -73,36 +112,46 @@ class Keeper(KeepsNothing):
         known = self._known[function.number] = Known(FunctionInfo(function.name, version))
         return known
 
-    def _learn_key(self, fn: Callable[..., Any], known: Known) -> bytes:
-        known.key = function_key(fn)
-        return known.key
+    def _learn_key(self, fn: Callable[..., Any], known: Known, by_value: bool) -> None:
+        """Make the function's key, and again when what it was made from may have changed."""
+        if not known.key or not known.reach.holds(by_value):
+            reach = Reach()
+            known.key, known.reach = function_key(fn, reach), reach
+            known.witness = witness(reach.things, by_value)
+
+    def _witness_of(self, known: Known, things: set[Thing], by_value: bool) -> Witness | None:
+        return witness(known.reach.things | things, by_value) if things else known.witness
 
     def find(
         self, entry: Entry, options: Options, future: Future[Any], again: Callable[[], Future[Any]]
     ) -> Future[Any] | None:
         """Return a future for a call that finished before, or is under way; None: it must run, as `future`.
 
-        `again` submits it anew, should the one under way be cancelled.
+        `again` submits it anew, should the one under way be cancelled, or fail under options that are not its own.
         """
         with self._claiming:
             leader = self._under_way.get(entry.key)  # before the journal is asked, into which it goes before it ends
-            if leader is None or leader.done():
+            if leader is not None and leader.future.done():
                 leader = None
-                if not self.journal.has(entry.key, failed_too=not options.retry_failed):
-                    self._under_way[entry.key] = future
-                    return None
+            if leader is not None:
+                leader.followers += 1
+            elif not self.journal.has(entry.key, failed_too=not options.retry_failed):
+                self._under_way[entry.key] = Leader(future, options)
+                return None
         if leader is None:
             found = self._restored(entry.key)
             if found is None:
-                self._under_way[entry.key] = future
+                self._under_way[entry.key] = Leader(future, options)
             return found
         follower: Future[Any] = Future()
-        leader.add_done_callback(lambda leader: self._follow(leader, follower, entry.key, again))
+        follows = partial(self._follow, leader, follower, entry.key, options, again)
+        leader.future.add_done_callback(lambda _: follows())
         return follower
 
     def ends(self, entry: Entry, future: Future[Any]) -> None:
         """A call is no longer under way; another of the same key, begun since, still is."""
-        if self._under_way.get(entry.key) is future:
+        leader = self._under_way.get(entry.key)
+        if leader is not None and leader.future is future:
             self._under_way.pop(entry.key, None)
 
     def _restored(self, key: bytes) -> Future[Any] | None:
@@ -120,22 +169,30 @@ class Keeper(KeepsNothing):
             future.set_exception(error)
         return future
 
-    def _follow(self, leader: Future[Any], follower: Future[Any], key: bytes, again: Callable[[], Future[Any]]) -> None:
+    def _follow(
+        self, leader: Leader, follower: Future[Any], key: bytes, options: Options, again: Callable[[], Future[Any]]
+    ) -> None:
         """Give the follower a result of its own: the leader's owner may change what it got."""
         if not follower.set_running_or_notify_cancel():
             return
+        future = leader.future
         try:
-            if leader.cancelled():
+            if future.cancelled():
                 self._again(follower, again)
-            elif leader.exception() is None and self.journal.has(key, failed_too=False):
+            elif future.exception() is not None and are_alike(options, leader.options):
+                pass_on(future, follower)
+            elif future.exception() is None and self.journal.has(key, failed_too=False):
                 follower.set_result(unwrap(self.journal.load(key)))
+            elif leader.left is not None:
+                body, buffers = leader.left.body, [bytearray(buffer) for buffer in leader.left.buffers]
+                follower.set_result(unwrap(Kept(False, body, buffers)))
             else:
-                pass_on(leader, follower)
+                self._again(follower, again)
         except BaseException as error:
             follower.set_exception(error)
 
     def _again(self, follower: Future[Any], again: Callable[[], Future[Any]]) -> None:
-        """Run the call of a follower whose leader was cancelled; where the pool takes no more, it is cancelled too."""
+        """Run the call of a follower that its leader does not serve; where the pool takes no more, it is cancelled."""
         try:
             future = again()
         except PoolBroken:
@@ -164,7 +221,18 @@ class Keeper(KeepsNothing):
         if payload is None:
             return False
         failed, body, buffers = payload
-        waits = self.journal.each or not is_small(buffers)
+        waits = not is_unlike(outcome.future) and (self.journal.each or not is_small(buffers))
+        if not is_unlike(outcome.future):
+            self._append(entry, task, outcome, seconds, waits, payload)
+        leader = self._under_way.get(entry.key)
+        if leader is not None and leader.followers and not failed and not self.journal.has(entry.key, failed_too=False):
+            leader.left = Kept(False, bytes(body), copied(buffers))
+        return waits
+
+    def _append(
+        self, entry: Entry, task: Task, outcome: Outcome, seconds: float, waits: bool, payload: tuple[bool, Any, Any]
+    ) -> None:
+        failed, body, buffers = payload
         self.journal.append(
             Record(
                 entry.key,
@@ -181,7 +249,6 @@ class Keeper(KeepsNothing):
             ),
             partial(self._deliver, entry, outcome) if waits else None,
         )
-        return waits
 
     def _deliver(self, entry: Entry, outcome: Outcome) -> None:
         """Deliver what is on disk now; those who follow it had to wait for that, too."""
@@ -199,6 +266,16 @@ class Keeper(KeepsNothing):
         )  # fmt: skip
         self.journal.append(record)
 
+    def hear(self, tasks: dict[int, Task], frames: list[Frame], worker: str) -> None:
+        """What a worker computes with is not what the key of its call tells: the result is not kept."""
+        for frame in frames:
+            task = tasks.get(frame.task)
+            if frame.kind == Kind.UNLIKE and task is not None:
+                task.future.unlike = names = pickle.loads(frame.body)
+                for name in sorted(set(names) - self._warned):
+                    self.journal.log(logging.WARNING, NOT_KEPT.format(name=name, worker=worker))
+                self._warned.update(names)
+
     def forget(self, task: Task) -> None:
         """A call is no longer under way."""
         if task.entry is not None:
@@ -207,6 +284,16 @@ class Keeper(KeepsNothing):
     def close(self) -> None:
         """Write what waits."""
         self.journal.close()
+
+
+def are_alike(one: Options, other: Options) -> bool:
+    """Whether a call fails under these options as it does under the others."""
+    return all(getattr(one, name) == getattr(other, name) for name in ("timeout", "retries", "worker_retries"))
+
+
+def is_unlike(future: Any) -> bool:
+    """Whether a worker found that it computes with something else than the client has."""
+    return bool(getattr(future, "unlike", ()))
 
 
 def payload_of(outcome: Outcome) -> tuple[bool, Any, Any] | None:

@@ -138,6 +138,12 @@ class Launches:
         if attempt is self.current and not self.closing:
             self.fail(reason)
 
+    @property
+    def in_process(self) -> bool:
+        """Whether workers share this process's modules; before one stands, they may."""
+        attempt = self.current
+        return attempt is None or not self._brought_workers or getattr(attempt.launcher, "in_process", False)
+
     def stands(self) -> None:
         """A worker has come."""
         self._brought_workers = True

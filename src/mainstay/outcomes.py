@@ -55,6 +55,9 @@ class KeepsNothing:
         """A task has ended after as many seconds; say whether its future will be set by somebody else, later."""
         return False
 
+    def hear(self, tasks: dict[int, Task], frames: list[Frame], worker: str) -> None:
+        """A worker has said something besides results, before those that came with it."""
+
     def forget(self, task: Task) -> None:
         """A task was cancelled before it was sent."""
 

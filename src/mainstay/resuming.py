@@ -17,7 +17,7 @@ from typing import Any
 
 from mainstay.errors import TaskTimeout, WorkerDied
 from mainstay.journal.record import Kept
-from mainstay.keeping import Damaged, Entry, Keeper, unwrap
+from mainstay.keeping import Damaged, Entry, Keeper, is_unlike, unwrap
 from mainstay.mapping import ChunkResult, Chunks, Item, Pace, Slot, run_kept
 from mainstay.node.worker import describe_error
 from mainstay.options import Options
@@ -40,6 +40,8 @@ class KeptChunks(Chunks):
 
     def received(self, slot: Slot, chunk: ChunkResult) -> None:
         """Keep each item's result, and the exception that ended the chunk."""
+        if is_unlike(slot.future):
+            return
         started = time.time() - chunk.seconds
         number = slot.start
         for body, buffers, seconds in chunk.results:
@@ -51,7 +53,7 @@ class KeptChunks(Chunks):
 
     def failed(self, slot: Slot, error: BaseException) -> None:
         """Keep that an item ended its worker, or overran; of a chunk of several, each item is run and kept alone."""
-        if len(slot.items) == 1 and isinstance(error, (TaskTimeout, WorkerDied)):
+        if len(slot.items) == 1 and isinstance(error, (TaskTimeout, WorkerDied)) and not is_unlike(slot.future):
             worker = f"{getattr(error, 'host', '')}/0"
             self._keeper.keep_item(self._entries[slot.start], True, describe_error(error), (), worker, time.time(), 0.0)
 
@@ -83,7 +85,7 @@ class Mapped:
         pace: Pace,
     ) -> Iterator[Any]:
         """Start what is missing, and return the results of all; see `Chunks` for the last three."""
-        entries = [keeper.entry_of(self._fn, self._function, self._options, row, {}) for row in self._rows]
+        entries, witness = keeper.entries_of(self._fn, self._function, self._options, self._rows)
         has, failed_too = keeper.journal.has, not self._options.retry_failed
         have = [has(entry.key, failed_too=failed_too) for entry in entries]
         missing = [number for number, is_known in enumerate(have) if not is_known]
@@ -91,7 +93,7 @@ class Mapped:
         def alone(row: Item) -> Future[Any]:
             return submit(self._options, self._fn, *row)
 
-        unkept = partial(submit, replace(self._options, journal=False, key=None))
+        unkept = partial(submit, replace(self._options, journal=False, key=None), witness=witness)
         rows, of_rows = [self._rows[number] for number in missing], [entries[number] for number in missing]
         chunks = KeptChunks(keeper, of_rows, alone, unkept, self._fn, rows, workers, size, pace)
         return self._merged(keeper, entries, have, chunks.results(deadline), alone)

@@ -16,7 +16,7 @@ LAYERS = [
     ["wire"],
     ["journal"],
     ["staging"],
-    ["orders", "options", "report", "interrupts", "slurm", "slurm_script"],
+    ["orders", "options", "settings", "report", "interrupts", "slurm", "slurm_script"],
     ["scheduler"],
     ["world"],
     ["node"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import dataclasses
 import functools
 import importlib
@@ -215,6 +216,15 @@ def test_methods_count_their_instance():
     assert function_key(Point(1.0).norm) == function_key(Point(1.0).norm) != function_key(Point(2.0).norm)
     assert function_key(random.random) == function_key(random.random)
     assert function_key(random.Random(1).random) != function_key(random.Random(2).random)
+
+
+def test_a_class_whose_instances_were_pickled_is_the_same():
+    cls = made("class C: pass")["C"]
+    before = function_key(cls)
+    cls().__reduce_ex__(5)
+    assert copyreg._slotnames(cls) == []
+    assert "__slotnames__" in vars(cls)
+    assert function_key(cls) == before
 
 
 def test_modules_are_followed_as_far_as_code_reaches(monkeypatch):

@@ -11,8 +11,7 @@ from mainstay.wire.snapshot import Snapshot, lasting
 
 
 def returned(make):
-    for result in map(make, [0]):
-        return lasting(result)
+    return next(lasting(result) for result in map(make, [0]))
 
 
 @pytest.mark.parametrize("value", [1, 2.5, "text", b"bytes", None, (1, "a"), np.float64(3)])

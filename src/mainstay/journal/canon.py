@@ -40,6 +40,7 @@ from typing import Any
 from mainstay.errors import UnreliableKey
 from mainstay.journal import arrays, code, installed
 from mainstay.journal.packing import pack, text
+from mainstay.journal.reach import Reach
 
 Handler = Callable[["Encoder", Any], bytes]
 _NUMBERS = {int, float, bool, type(None)}
@@ -84,7 +85,8 @@ ATOMS: dict[type, Callable[[Any], bytes]] = {
 class Encoder:
     """Encodes the values of one key; `value` for each, in an order that the caller chooses."""
 
-    def __init__(self, sorting: set[int] | None = None) -> None:
+    def __init__(self, reach: Reach | None = None, sorting: set[int] | None = None) -> None:
+        self.reach = Reach() if reach is None else reach
         self._known: dict[int, tuple[object, bytes]] = {}  # keeps what it knows, so that no id is used again
         self._sorting: set[int] = set() if sorting is None else sorting
         self._numbers = 0
@@ -104,6 +106,8 @@ class Encoder:
         handler = HANDLERS.get(type(obj)) or _handler(obj)
         if handler not in _LEAVES:
             self.number(obj)
+            if handler not in code.FIXED:
+                self.reach.mutable()
         return handler(self, obj)
 
     def _immutable(self, obj: Any) -> bytes:
@@ -168,7 +172,7 @@ class Encoder:
         atom = ATOMS.get(type(obj))
         if atom is not None:
             return atom(obj), True
-        other = Encoder(self._sorting)
+        other = Encoder(self.reach, self._sorting)
         return other.at("an element", obj), other.touched == 0
 
 
@@ -190,10 +194,10 @@ def telling(kind: str) -> Iterator[None]:
         raise UnreliableKey(kind, f"reading it failed ({type(error).__name__}: {error})") from error
 
 
-def encode(obj: Any) -> bytes:
-    """Return the canonical bytes of one value. Raises `UnreliableKey`."""
+def encode(obj: Any, reach: Reach | None = None) -> bytes:
+    """Return the canonical bytes of one value; `reach` notes what is read. Raises `UnreliableKey`."""
     with telling(type(obj).__name__):
-        return Encoder().value(obj)
+        return Encoder(reach).value(obj)
 
 
 def _sequence(tag: bytes) -> Handler:

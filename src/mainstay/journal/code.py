@@ -20,13 +20,16 @@ import re
 import sys
 import types
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from mainstay.errors import UnreliableKey
 from mainstay.journal import installed, modules, source
 from mainstay.journal.keys import MARK, mark_of
 from mainstay.journal.packing import Canon, pack, text
+from mainstay.journal.reach import Attribute
 from mainstay.journal.uses import uses
+from mainstay.wire.payload import is_by_name
 
 Handler = Callable[[Any, Any], bytes]
 # In every class, and told otherwise or not at all: what Python keeps there for itself, under names that have changed.
@@ -35,7 +38,7 @@ PYTHONS_OWN = {
     "__annotate_func__", "__firstlineno__", "__static_attributes__", "__abstractmethods__", "_abc_impl",
     "__orig_bases__", "__parameters__", "__type_params__", "__dataclass_fields__", "__dataclass_params__",
     "__match_args__", "__protocol_attrs__", "__non_callable_proto_members__", "__subclasshook__",
-    "__readonly_keys__", "__mutable_keys__", "__callable_proto_members_only__",
+    "__readonly_keys__", "__mutable_keys__", "__callable_proto_members_only__", "__slotnames__",
 }  # fmt: skip
 GENERATED = {
     "__init__", "__repr__", "__eq__", "__lt__", "__le__", "__gt__", "__ge__", "__hash__", "__setattr__",
@@ -44,18 +47,33 @@ GENERATED = {
 PARAMETERS = ("init", "repr", "eq", "order", "unsafe_hash", "frozen")
 FIELD = ("default", "default_factory", "init", "repr", "hash", "compare", "kw_only", "metadata")
 HEAP_TYPE = 1 << 9  # the flag of classes that were made by a class statement, or as if by one
-_MISSING = object()
+_MISSING = modules.MISSING
 
 
 # -- functions
 
 
+def by_import(encode: Handler) -> Handler:
+    """Let it be noted that an object was reached which workers import themselves, from a module of the user's."""
+
+    def handler(canon: Canon, obj: Any) -> bytes:
+        module, path = obj.__module__, obj.__qualname__
+        if not isinstance(module, str) or not is_by_name(module) or _lookup(module, path) is not obj:
+            return encode(canon, obj)
+        with canon.reach.inside(None if installed.is_installed(module) else Attribute(module, path)):
+            return encode(canon, obj)
+
+    return handler
+
+
+@by_import
 def function(canon: Canon, fn: types.FunctionType) -> bytes:
     """Return what a function is known by."""
     if mark_of(fn) is not None:
         return _marked(canon, fn)
     if not is_of_the_user(fn):
         return _installed_function(canon, fn)
+    canon.reach.entries(fn.__dict__)
     attributes = {name: value for name, value in fn.__dict__.items() if name != MARK}
     named = _globals(canon, fn)
     return pack(b"function", *_own(canon, fn), named, canon.named(attributes, ".{}"))
@@ -78,8 +96,10 @@ def _own(canon: Canon, fn: types.FunctionType) -> list[bytes]:
             zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True), key=lambda one: one[0]
         )
     ]
+    canon.reach.attributes(fn, "__code__", "__defaults__", "__kwdefaults__")
+    canon.reach.entries(fn.__kwdefaults__ or {})
     return [
-        source.identity(fn.__code__, fn.__globals__),
+        source.by_bytecode(fn.__code__) if canon.reach.is_bare else source.identity(fn.__code__, fn.__globals__),
         canon.at("defaults", fn.__defaults__),
         canon.named(fn.__kwdefaults__ or {}, "default of {!r}"),
         pack(b"captured", *cells),
@@ -91,6 +111,7 @@ def _captured(canon: Canon, name: str, cell: types.CellType, chains: set[tuple[s
         value = cell.cell_contents
     except ValueError:
         return pack(b"empty", text(name))
+    canon.reach.attributes(cell, "cell_contents")
     if isinstance(value, types.ModuleType):
         return pack(b"cell", text(name), modules.by_chains(canon, name, value, chains))
     return pack(b"cell", text(name), canon.at(f"captured {name!r}", value))
@@ -100,7 +121,9 @@ def _globals(canon: Canon, fn: types.FunctionType) -> bytes:
     used = uses(fn.__code__)
     parts = []
     for name in sorted(used.names):
-        value = fn.__globals__.get(name, getattr(builtins, name, _MISSING))
+        found = fn.__globals__.get(name, _MISSING)
+        canon.reach.read(partial(fn.__globals__.get, name, _MISSING), found)
+        value = getattr(builtins, name, _MISSING) if found is _MISSING else found
         parts += [text(name), _global(canon, name, value, used.names[name])]
     parts += [modules.imported(canon, one, fn.__globals__) for one in sorted(used.imports)]
     return pack(b"globals", *parts)
@@ -170,7 +193,7 @@ def named(canon: Canon, obj: Any, name: str) -> bytes:
     for module in _places(obj):
         if isinstance(module, str) and _lookup(module, name) is obj:
             is_by_version = installed.is_installed(module) or installed.is_extension(module)
-            known = _by_name(module, name) if is_by_version else _singleton(canon, obj, name)
+            known = _by_name(module, name) if is_by_version else _singleton(canon, obj, module, name)
             return pack(b"named", text(type(obj).__name__), known)
     why = f"no module has it under its name, {name!r}, so what it does cannot be told"
     raise UnreliableKey(type(obj).__name__, why)
@@ -184,10 +207,11 @@ def _places(obj: Any) -> list[Any]:
     return [*places, "scipy.special"] if cls.__name__ == "ufunc" else places
 
 
-def _singleton(canon: Canon, obj: Any, name: str) -> bytes:
+def _singleton(canon: Canon, obj: Any, module: str, name: str) -> bytes:
     """An object that is pickled by its name in a module of the user's: what is in it counts, where that can be seen."""
     state = {} if installed.is_installed(type(obj).__module__) else getattr(obj, "__dict__", {})
-    return pack(b"singleton", text(name), canon.value(type(obj)), canon.named(state, ".{}"))
+    with canon.reach.inside(Attribute(module, name) if is_by_name(module) else None):
+        return pack(b"singleton", text(name), canon.value(type(obj)), canon.named(state, ".{}"))
 
 
 def _cached(canon: Canon, fn: Any) -> bytes:
@@ -234,6 +258,7 @@ def handler(obj: Any) -> Handler | None:
 # -- classes
 
 
+@by_import
 def class_(canon: Canon, cls: type) -> bytes:
     """Return what a class is known by."""
     module = cls.__module__ if isinstance(cls.__module__, str) else ""  # some compiled classes have none
@@ -241,6 +266,7 @@ def class_(canon: Canon, cls: type) -> bytes:
     is_found = installed.is_installed(module) and _lookup(module, cls.__qualname__) is cls
     if is_static or is_found or installed.is_extension(module):
         return _by_name(module, cls.__qualname__)
+    canon.reach.entries(vars(cls))
     inside = _members(cls)
     parts = [canon.at(f"base {base.__qualname__}", base) for base in cls.__bases__]
     metaclass = b"enum" if type(cls) is enum.EnumMeta else canon.value(type(cls))  # its name has changed
@@ -338,3 +364,5 @@ HANDLERS: dict[type, Handler] = {
     functools.cached_property: _descriptor(b"cached_property", "func", "attrname"),
     type(functools.lru_cache(len)): _cached,
 }
+# What cannot be changed in place, or only in ways that are noted part by part.
+FIXED = {class_, *(HANDLERS[kind] for kind in HANDLERS if kind is not functools.singledispatchmethod)}

@@ -38,7 +38,7 @@ class Journal:
     """
 
     def __init__(self, store: Store, *, each: bool = False, log: Callable[[int, str], object]) -> None:
-        self.store, self.each, self._log = store, each, log
+        self.store, self.each, self.log = store, each, log
         self.error: JournalError | None = None  # why it cannot be written now; after `close`, what was not kept
         self._done: dict[bytes, int] = {}  # ids, by key
         self._failed: dict[bytes, tuple[int, int]] = {}  # ids and attempts, by key
@@ -199,18 +199,18 @@ class Journal:
     def _drop(self, record: Record, error: JournalError) -> None:
         self._let_go([record])
         self._lost += 1
-        self._log(logging.ERROR, f"the result of {record.label!r} cannot be kept: {error}")
+        self.log(logging.ERROR, f"the result of {record.label!r} cannot be kept: {error}")
 
     def _told(self, error: JournalError) -> None:
         if self.error is None:
-            self._log(logging.ERROR, f"{error}. The work goes on, and its results are kept when they can be written")
+            self.log(logging.ERROR, f"{error}. The work goes on, and its results are kept when they can be written")
         self.error = error
 
     def _end(self) -> None:
         try:
             self.store.close()
         except Exception as raised:
-            self._log(logging.ERROR, f"the journal {self.store.path!r} could not be closed: {raised!r}")
+            self.log(logging.ERROR, f"the journal {self.store.path!r} could not be closed: {raised!r}")
         missing = len(self._waiting) + self._lost
         if missing:
             error = JournalError(

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import CodeType
 
+    from mainstay.journal.reach import Reach
+
 Function = TypeVar("Function", bound="Callable[..., Any]")
 Mark = tuple[str, tuple[str, ...], str]  # version, ignored parameters, module
 
@@ -31,8 +33,12 @@ _ATOMS = frozenset((int, float, str, bool, type(None)))
 _VARIABLE = 0x04, 0x08  # code flags: *args, **kwargs
 
 
-def call_key(function: bytes, args: tuple[Any, ...], kwargs: dict[str, Any], fn: Any = None) -> bytes:
+def call_key(
+    function: bytes, args: tuple[Any, ...], kwargs: dict[str, Any], fn: Any = None, reach: Reach | None = None
+) -> bytes:
     """Return the key of a call; `function` is `function_key(fn)`, and `fn` tells which arguments do not count.
+
+    `reach` notes what is read of modules.
 
     Raises `UnreliableKey`.
     """
@@ -42,7 +48,7 @@ def call_key(function: bytes, args: tuple[Any, ...], kwargs: dict[str, Any], fn:
         words = _words(args)
         if words is not None:
             return blake2b(function + words, digest_size=SIZE).digest()
-    return blake2b(function + _encoded(args, kwargs, fn), digest_size=SIZE).digest()
+    return blake2b(function + _encoded(args, kwargs, fn, reach), digest_size=SIZE).digest()
 
 
 def _is_plain(arg: object) -> bool:
@@ -58,7 +64,7 @@ def _words(plain: object) -> bytes | None:
     return words.encode() if len(words) <= LONGEST else None
 
 
-def _encoded(args: tuple[Any, ...], kwargs: dict[str, Any], fn: Any) -> bytes:
+def _encoded(args: tuple[Any, ...], kwargs: dict[str, Any], fn: Any, reach: Reach | None) -> bytes:
     """Return arguments of any kind as bytes; keywords count in any order."""
     from mainstay.errors import UnreliableKey
     from mainstay.journal.canon import Encoder, telling
@@ -68,7 +74,7 @@ def _encoded(args: tuple[Any, ...], kwargs: dict[str, Any], fn: Any) -> bytes:
         words = _words((args, sorted(kwargs.items())))
         if words is not None:
             return words
-    encoder, parts, at = Encoder(), [b"%d" % len(args)], ""
+    encoder, parts, at = Encoder(reach), [b"%d" % len(args)], ""
     try:
         for place, value in (*enumerate(args), *sorted(kwargs.items())):
             at = str(place)
@@ -94,13 +100,16 @@ def _located(error: Any, fn: Any) -> Any:
     return error
 
 
-def function_key(fn: Callable[..., Any]) -> bytes:
-    """Return the key of a function, or of anything that can be called. Raises `UnreliableKey`."""
+def function_key(fn: Callable[..., Any], reach: Reach | None = None) -> bytes:
+    """Return the key of a function, or of anything that can be called; `reach` notes what is read of modules.
+
+    Raises `UnreliableKey`.
+    """
     from mainstay.errors import UnreliableKey
     from mainstay.journal.canon import encode
 
     try:
-        encoded = encode(fn)
+        encoded = encode(fn, reach)
     except UnreliableKey as error:
         raise _located(error, fn) from error.__cause__
     return blake2b(encoded, digest_size=SIZE, person=b"function").digest()

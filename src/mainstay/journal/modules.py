@@ -18,11 +18,13 @@ import sys
 import tokenize
 import types
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from mainstay.errors import UnreliableKey
 from mainstay.journal import installed, source
 from mainstay.journal.packing import Canon, pack, text
+from mainstay.journal.reach import Attribute, Files, Whole
 from mainstay.journal.uses import Chain, Import
 
 PLAIN = (int, float, complex, str, bytes, bool, type(None))
@@ -39,21 +41,24 @@ def chain(canon: Canon, name: str, module: types.ModuleType, attributes: Chain) 
     if is_known_by_name(module):
         return installed.stamp(module.__name__)
     if not attributes:
-        return whole(module)
+        return _whole(canon, module)
     step, found = f"{name}.{attributes[0]}", _member(module, attributes[0])
-    if isinstance(found, types.ModuleType):
-        return chain(canon, step, found, attributes[1:])
-    if found is _MISSING:
-        return whole(module) if "__getattr__" in vars(module) else b"missing"
-    return canon.at(f"global {step!r}", found)
+    is_module = isinstance(found, types.ModuleType)
+    with canon.reach.inside(None if is_module else Attribute(module.__name__, attributes[0])):
+        canon.reach.read(partial(_member, module, attributes[0]), found)
+        if is_module:
+            return chain(canon, step, found, attributes[1:])
+        if found is MISSING:
+            return _whole(canon, module) if "__getattr__" in vars(module) else b"missing"
+        return canon.at(f"global {step!r}", found)
 
 
-_MISSING = object()
+MISSING = object()
 
 
 def _member(module: types.ModuleType, name: str) -> Any:
     """Return a module's attribute without asking the module, which might import or compute it."""
-    submodule = sys.modules.get(f"{module.__name__}.{name}", _MISSING)
+    submodule = sys.modules.get(f"{module.__name__}.{name}", MISSING)
     return vars(module).get(name, submodule)
 
 
@@ -68,10 +73,20 @@ def imported(canon: Canon, one: Import, namespace: dict[str, Any]) -> bytes:
     module = sys.modules.get(name)
     if installed.is_installed(name):  # loaded or not
         return pack(b"import", text(name), installed.stamp(name))
-    if module is None:
-        return pack(b"import", text(name), *_trees([name, *(f"{name}.{part}" for part in one.names)]))
-    parts = [chain(canon, name, module, (part,)) for part in one.names] or [chain(canon, name, module, ())]
-    return pack(b"import", text(name), *parts)
+    if canon.reach.is_bare:
+        return pack(b"import", text(name))
+    with canon.reach.apart():  # a worker may have loaded it or not
+        if module is None:
+            return _not_loaded(canon, name, one.names)
+        parts = [chain(canon, name, module, (part,)) for part in one.names] or [chain(canon, name, module, ())]
+        return pack(b"import", text(name), *parts)
+
+
+def _not_loaded(canon: Canon, name: str, parts: tuple[str, ...]) -> bytes:
+    names = name, *(f"{name}.{part}" for part in parts)
+    with canon.reach.inside(Files(names)):
+        canon.reach.read(partial(sys.modules.get, name), None)
+        return pack(b"import", text(name), *trees(list(names)))
 
 
 def _resolved(name: str, level: int, package: str) -> str:
@@ -81,12 +96,18 @@ def _resolved(name: str, level: int, package: str) -> str:
         return name
 
 
+def _whole(canon: Canon, module: types.ModuleType) -> bytes:
+    with canon.reach.inside(Whole(module.__name__)):
+        canon.reach.mutable()
+        return whole(module)
+
+
 def whole(module: types.ModuleType) -> bytes:
     """Return all of a module of the user's. Raises `UnreliableKey` where it has no source."""
-    trees = _trees([module.__name__])
-    if b"unknown" in trees[0]:
+    files = trees([module.__name__])
+    if b"unknown" in files[0]:
         raise UnreliableKey("module", f"module {module.__name__!r} has no source, and is not installed")
-    return pack(b"whole", *trees, *_loaded(module))
+    return pack(b"whole", *files, *_loaded(module))
 
 
 def _loaded(module: types.ModuleType) -> Iterator[bytes]:
@@ -111,7 +132,7 @@ def _functions(value: Any) -> Iterator[tuple[str, types.FunctionType]]:
 # -- trees of files
 
 
-def _trees(names: list[str]) -> list[bytes]:
+def trees(names: list[str]) -> list[bytes]:
     """Return what modules and all that they import are known by; the first is that of the first name."""
     found: dict[str, bytes] = {}
     waiting = list(reversed(names))

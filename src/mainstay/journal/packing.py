@@ -11,7 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from hashlib import blake2b
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from mainstay.journal.reach import Reach
 
 LONG = 96  # bytes; what is longer is replaced by its digest
 
@@ -42,7 +45,9 @@ def texts(tag: bytes, words: Iterable[str]) -> bytes:
 
 
 class Canon(Protocol):
-    """What the rooms beside `canon` use of its encoder."""
+    """What the rooms beside `canon` use of its encoder. `reach` notes what is read."""
+
+    reach: Reach
 
     def value(self, obj: Any) -> bytes:
         """Return the canonical bytes of an object."""

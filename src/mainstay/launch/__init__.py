@@ -48,6 +48,7 @@ class Launched(Protocol):
 class Launcher(Protocol):
     """One way to start agents. `most_workers` bounds the pool (None: no bound).
 
+    One whose workers share the client's modules says so: `in_process = True`.
     One that has `rejoin(invitation, host) -> Launched` starts an agent on a host that was lost, when it is back.
     """
 

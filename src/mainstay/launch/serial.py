@@ -121,6 +121,7 @@ class Serial:
 
     name = "serial"
     most_workers = 1
+    in_process = True
 
     def why_not(self) -> str | None:
         return None

@@ -23,6 +23,7 @@ from mainstay.wire.frames import Bytes, Frame, FrameReader, Kind, encode
 from mainstay.wire.payload import Payload, dump, load
 
 if TYPE_CHECKING:
+    from mainstay.journal.witness import Witness
     from mainstay.node.place import Place
 
 SPIN = 100e-6
@@ -95,24 +96,40 @@ class Worker:
 
     def _run(self, frame: Frame) -> Payload:
         fn = self._function(frame.number)
-        args, kwargs, label, *orders = load(frame.body, frame.buffers)
+        args, kwargs, label, orders, witness = (*load(frame.body, frame.buffers), None, None)[:5]
         context.current = context.TaskInfo(frame.task, frame.attempt, label, self._name)
         context.place = self._place
         try:
             if orders and self._place is not None:
-                self._place.begin(orders[0], context.current)
+                self._place.begin(orders, context.current)
+            self._compare(witness, frame.task)
             result = fn(*args, **kwargs)
         except BaseException as error:
-            self._leave(error)
+            self._leave(error, witness, frame.task)
             raise
-        self._leave(None)
+        self._leave(None, witness, frame.task)
         return dump(result)
 
-    def _leave(self, error: BaseException | None) -> None:
+    def _compare(self, witness: Witness | None, task: int) -> None:
+        """Tell the client at once where a call computes with something else than the client has."""
+        if witness is not None:
+            from mainstay.journal.witness import unlike  # only where there is a journal
+
+            names = unlike(witness)
+            if names:
+                self._answers = False
+                self._outbox += encode(Kind.UNLIKE, pickle.dumps(names), task=task)
+                self._flush()
+                self._answers = True
+                if self._recalled:
+                    self._answer_recall()
+
+    def _leave(self, error: BaseException | None, witness: Witness | None, task: int) -> None:
         """The task has ended: what it left on the disk is brought to the client, and removed."""
         context.current = None
         if os.getpid() != self._pid:
             os._exit(0)  # a child that the task forked must not answer in our place
+        self._compare(witness, task)
         if self._place is not None and (self._place.used or error is not None):
             self._place.finish(error)
 

@@ -28,7 +28,7 @@ class Kind:
     # client to worker
     DEFINE, CALL = 1, 2
     # worker to client
-    WORKER_HELLO, RESULT, ERROR, RETURNED, INITIALIZER_FAILED = 10, 11, 12, 13, 14
+    WORKER_HELLO, RESULT, ERROR, RETURNED, INITIALIZER_FAILED, UNLIKE = 10, 11, 12, 13, 14, 15
     # client to agent
     SETUP, FORK, KILL, RECALL, STOP = 20, 21, 22, 23, 24
     # agent to client

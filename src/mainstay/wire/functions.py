@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from mainstay.wire.payload import Payload, dump
+from mainstay.wire.payload import Payload, dump, is_by_name
 
 _ATOMS = (int, float, complex, str, bytes, bool, type(None), types.ModuleType, types.BuiltinFunctionType)
 
@@ -84,7 +84,12 @@ def _captured(fn: object) -> tuple[object, ...] | None:
         return () if isinstance(fn.__self__, types.ModuleType) or fn.__self__ is None else None
     if not isinstance(fn, types.FunctionType):
         return None
-    if fn.__module__ != "__main__" and "<locals>" not in fn.__qualname__ and "<lambda>" not in fn.__qualname__:
+    if (
+        fn.__module__
+        and is_by_name(fn.__module__)
+        and "<locals>" not in fn.__qualname__
+        and "<lambda>" not in fn.__qualname__
+    ):
         return ()
     found: list[object] = []
     return tuple(found) if _collect(fn, found, set()) else None

@@ -37,7 +37,7 @@ def dump(obj: object) -> Payload:
         body = pickle.dumps(obj, PROTOCOL, buffer_callback=buffers.append)
     except Exception:
         return _dump_by_value(obj)
-    if _MAIN in body or _values_are_registered():
+    if _MAIN in body or _registered():
         return _dump_by_value(obj)
     return Payload(body, [buffer.raw() for buffer in buffers] if buffers else ())
 
@@ -55,7 +55,14 @@ def _dump_by_value(obj: object) -> Payload:
     return Payload(body, [buffer.raw() for buffer in buffers])
 
 
-def _values_are_registered() -> bool:
-    """Whether the user asked cloudpickle to write whole modules by value."""
+def is_by_name(module: str) -> bool:
+    """Whether what a module has is written as a name, for workers to import it themselves."""
+    parts = module.split(".")
+    names = {".".join(parts[:depth]) for depth in range(1, len(parts) + 1)}
+    return module != "__main__" and names.isdisjoint(_registered())
+
+
+def _registered() -> set[str]:
+    """Return the modules that the user asked cloudpickle to write by value."""
     module = sys.modules.get("cloudpickle.cloudpickle")
-    return module is not None and bool(module._PICKLE_BY_VALUE_MODULES)
+    return set() if module is None else module._PICKLE_BY_VALUE_MODULES

@@ -1,0 +1,71 @@
+"""What a pool is given: checked, and put together for its nodes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mainstay.wire.payload import dump
+
+JOURNAL_SYNCS = ("group", "each")
+
+
+def check_workers(max_workers: int | None, initializer: object) -> None:
+    """Raise `TypeError` or `ValueError` for a number of workers that cannot be, or what cannot be called."""
+    if max_workers is not None and not isinstance(max_workers, int):
+        raise TypeError(f"max_workers must be None or an int; given: {max_workers!r}")
+    if max_workers is not None and max_workers <= 0:
+        raise ValueError(f"max_workers must be greater than 0; given: {max_workers}")
+    if initializer is not None and not callable(initializer):
+        raise TypeError(f"initializer must be a callable; given: {initializer!r}")
+
+
+def check_times(start_timeout: float, node_timeout: float, drain: float) -> None:
+    """Raise `ValueError` for times (s) that cannot be."""
+    if not start_timeout > 0:
+        raise ValueError(f"start_timeout must be a number of seconds > 0; given: {start_timeout!r}")
+    if not node_timeout >= 1:
+        raise ValueError(f"node_timeout must be a number of seconds >= 1; given: {node_timeout!r}")
+    if not drain >= 0:
+        raise ValueError(f"drain must be a number of seconds >= 0; given: {drain!r}")
+
+
+def check_journal(journal: object, journal_sync: str, requeue: bool) -> None:
+    """Raise `ValueError` for what does not go together."""
+    if requeue and journal is None:
+        raise ValueError("requeue=True wants a journal=, or the job would begin anew each time")
+    if journal_sync not in JOURNAL_SYNCS:
+        raise ValueError(f"journal_sync must be 'group' or 'each'; given: {journal_sync!r}")
+
+
+def check_scratch(scratch: str | os.PathLike[str] | None) -> None:
+    """Raise `ValueError` for a directory that is not told from the root."""
+    if scratch is not None and not os.fspath(scratch).startswith(("/", "$", "~")):
+        raise ValueError(f"scratch must be None or an absolute path of a directory; given: {scratch!r}")
+
+
+def setup(
+    preload: Sequence[str],
+    initializer: Callable[..., object] | None,
+    initargs: tuple[Any, ...],
+    scratch: str | os.PathLike[str] | None,
+    node_timeout: float,
+) -> dict[str, Any]:
+    """Return what each node is told, so that its workers look like this process."""
+    return {
+        "directory": os.getcwd(),
+        "path": list(sys.path),
+        "argv": list(sys.argv),
+        "preload": tuple(preload),
+        "initializer": None if initializer is None else _detached((initializer, initargs)),
+        "scratch": None if scratch is None else os.fspath(scratch),
+        "node_timeout": node_timeout,
+    }
+
+
+def _detached(obj: object) -> tuple[bytes, list[bytearray]]:
+    """Return a payload with arrays of its own: it is sent whenever a node comes."""
+    body, buffers = dump(obj)
+    return body, [bytearray(buffer) for buffer in buffers]
