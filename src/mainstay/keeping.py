@@ -90,7 +90,7 @@ class Keeper(KeepsNothing):
             return Entry(explicit_key(given(*args, **kwargs) if callable(given) else given), known.info, label)
         by_value = self._in_process()
         self._learn_key(fn, known, by_value)
-        reach = Reach()
+        reach = Reach(told=known.reach.told)
         key = call_key(known.key, args, kwargs, fn, reach)
         return Entry(key, known.info, label, self._witness_of(known, reach.things, by_value))
 
@@ -101,8 +101,9 @@ class Keeper(KeepsNothing):
         if options.key is not None:
             return [self.entry_of(fn, function, options, row, {}) for row in rows], None
         known = self._known.get(function.number) or self._learn(fn, function)
-        label, by_value, reach = options.label or function.name, self._in_process(), Reach()
+        label, by_value = options.label or function.name, self._in_process()
         self._learn_key(fn, known, by_value)
+        reach = Reach(told=known.reach.told)
         entries = [Entry(call_key(known.key, row, {}, fn, reach), known.info, label) for row in rows]
         return entries, self._witness_of(known, reach.things, by_value)
 

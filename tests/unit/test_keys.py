@@ -18,6 +18,7 @@ import pytest
 import mainstay
 from mainstay.errors import UnreliableKey
 from mainstay.journal.keys import call_key, explicit_key, function_key, memo, version_of
+from mainstay.journal.reach import Reach
 
 KEY = bytes(16)
 
@@ -128,6 +129,25 @@ OTHER = {
     ),
     "partial": tuple(f"from functools import partial\ndef g(a, b): return a\nf = partial(g, {n})" for n in (1, 2)),
     "instance that is called": tuple(f"class A:\n  def __call__(self): return {n}\nf = A()" for n in (1, 2)),
+    "own docstring": tuple(f"def f():\n  '{words}'\n  return f.__doc__" for words in "ab"),
+    "docstring of what it calls": tuple(
+        f"def g():\n  '{words}'\ndef h(x): return x.__doc__\ndef f(): return h(g)" for words in "ab"
+    ),
+    "docstring of a class": tuple(
+        f"import inspect\nclass A:\n  '{words}'\ndef f(): return inspect.getdoc(A)" for words in "ab"
+    ),
+    "docstring of a nested function": tuple(
+        f"def f():\n  def g():\n    '{words}'\n  return getattr(g, '__doc__')" for words in "ab"
+    ),
+    "name": tuple(f"def {name}(): return 1\ng = {name}\ndef f(): return g.__name__" for name in "ab"),
+    "annotations": tuple(
+        f"import typing\ndef g(x: {kind}): pass\ndef f(): return typing.get_type_hints(g)" for kind in ("int", "str")
+    ),
+    "subclass hook": tuple(
+        f"import abc\nclass A(abc.ABC):\n  @classmethod\n  def __subclasshook__(cls, one): return {answer}\n"
+        "def f(x): return isinstance(x, A)"
+        for answer in (True, False)
+    ),
     "installed function": ("import math\ndef f(x): return math.sin(x)", "import math\ndef f(x): return math.cos(x)"),
     "where it comes from": (
         "from math import sin\ndef f(x): return sin(x)",
@@ -146,6 +166,17 @@ def test_what_computes_the_same_has_the_same_key(one, other, monkeypatch):
 def test_what_computes_something_else_has_another_key(one, other, monkeypatch):
     monkeypatch.setitem(sys.modules, "cell", types.ModuleType("cell"))
     assert key_of(one) == key_of(one) != key_of(other)
+
+
+def test_the_docstring_of_an_argument_counts_where_it_is_asked_for():
+    def called(words, code):
+        reach = Reach()
+        key = function_key(made(code)["f"], reach)
+        argument = made(f"def g():\n  '{words}'")["g"]
+        return call_key(key, (argument,), {}, None, Reach(told=reach.told))
+
+    assert called("a", "def f(x): return x.__doc__") != called("b", "def f(x): return x.__doc__")
+    assert called("a", "def f(x): return x") == called("b", "def f(x): return x")
 
 
 def test_what_is_in_the_way_of_a_function_is_told():

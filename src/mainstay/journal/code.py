@@ -37,13 +37,14 @@ PYTHONS_OWN = {
     "__dict__", "__weakref__", "__doc__", "__module__", "__qualname__", "__annotations__", "__annotate__",
     "__annotate_func__", "__firstlineno__", "__static_attributes__", "__abstractmethods__", "_abc_impl",
     "__orig_bases__", "__parameters__", "__type_params__", "__dataclass_fields__", "__dataclass_params__",
-    "__match_args__", "__protocol_attrs__", "__non_callable_proto_members__", "__subclasshook__",
+    "__match_args__", "__protocol_attrs__", "__non_callable_proto_members__",
     "__readonly_keys__", "__mutable_keys__", "__callable_proto_members_only__", "__slotnames__",
 }  # fmt: skip
 GENERATED = {
     "__init__", "__repr__", "__eq__", "__lt__", "__le__", "__gt__", "__ge__", "__hash__", "__setattr__",
     "__delattr__", "__replace__",
 }  # fmt: skip
+HOOK = "__subclasshook__"  # every protocol has one, which `typing` wrote
 PARAMETERS = ("init", "repr", "eq", "order", "unsafe_hash", "frozen")
 FIELD = ("default", "default_factory", "init", "repr", "hash", "compare", "kw_only", "metadata")
 HEAP_TYPE = 1 << 9  # the flag of classes that were made by a class statement, or as if by one
@@ -76,7 +77,19 @@ def function(canon: Canon, fn: types.FunctionType) -> bytes:
     canon.reach.entries(fn.__dict__)
     attributes = {name: value for name, value in fn.__dict__.items() if name != MARK}
     named = _globals(canon, fn)
-    return pack(b"function", *_own(canon, fn), named, canon.named(attributes, ".{}"))
+    return pack(b"function", *_own(canon, fn), named, canon.named(attributes, ".{}"), *_told(canon, fn))
+
+
+def _told(canon: Canon, fn: types.FunctionType) -> list[bytes]:
+    """Return what a function tells of itself, as far as any code that was met asks for such things."""
+    canon.reach.asks |= uses(fn.__code__).asks
+    canon.reach.attributes(fn, *canon.reach.told)
+    told = [text(name) + text(_words(getattr(fn, name))) for name in sorted(canon.reach.told)]
+    return told if not canon.reach.told - {"__name__"} else [*told, source.by_bytecode(fn.__code__)]
+
+
+def _words(value: Any) -> str:
+    return repr({name: _written(one) for name, one in value.items()}) if isinstance(value, dict) else str(value)
 
 
 def is_of_the_user(fn: types.FunctionType) -> bool:
@@ -271,6 +284,7 @@ def class_(canon: Canon, cls: type) -> bytes:
     parts = [canon.at(f"base {base.__qualname__}", base) for base in cls.__bases__]
     metaclass = b"enum" if type(cls) is enum.EnumMeta else canon.value(type(cls))  # its name has changed
     parts += [metaclass, canon.named(inside, ".{}"), _annotations(cls)]
+    parts += [text(str(cls.__doc__))] if "__doc__" in canon.reach.told else []
     return pack(b"class", text(cls.__qualname__), *parts, _dataclass(canon, cls))
 
 
@@ -278,6 +292,8 @@ def _members(cls: type) -> dict[str, Any]:
     members = {name: value for name, value in vars(cls).items() if name not in PYTHONS_OWN}
     slots = (types.MemberDescriptorType, types.GetSetDescriptorType)
     kept = {name: value for name, value in members.items() if type(value) not in slots}
+    if HOOK in kept and not _is_written(kept[HOOK]):
+        del kept[HOOK]
     kept = {name: value for name, value in kept.items() if not _is_generated(cls, name, value)}
     return _enum_members(cls, kept) if issubclass(cls, enum.Enum) else kept
 

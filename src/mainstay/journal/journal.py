@@ -54,7 +54,7 @@ class Journal:
         self._unwritten = 0  # bytes, while the store cannot be written
         self._lost = 0
         self._some, self._enough = threading.Event(), threading.Event()
-        self._closing = False
+        self._closing = self._ended = False
         self._thread = threading.Thread(target=self._run, name="mainstay-journal", daemon=True)
         self._thread.start()
         if store.left_by is not None:
@@ -98,8 +98,12 @@ class Journal:
         if self._is_new(record) and (self.error is None or self._has_room(record)):
             self._waiting[record.key] = record
             self._fresh.append(record)
+            if self._ended:  # looked at last: what came before the end of the thread is counted there
+                self._drop(record, JournalError(f"the journal {self.store.path!r} was closed before it came"))
         if then is not None:
             self._thens.append(then)
+            if self._ended:
+                self._commit()
         if (then is not None or len(self._fresh) >= GROUP) and not self._enough.is_set():
             self._enough.set()
         if not self._some.is_set():
@@ -207,6 +211,7 @@ class Journal:
         self.error = error
 
     def _end(self) -> None:
+        self._ended = True
         try:
             self.store.close()
         except Exception as raised:

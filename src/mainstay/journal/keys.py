@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import CodeType
 
+    from mainstay.journal.canon import Encoder
     from mainstay.journal.reach import Reach
 
 Function = TypeVar("Function", bound="Callable[..., Any]")
@@ -66,15 +67,23 @@ def _words(plain: object) -> bytes | None:
 
 def _encoded(args: tuple[Any, ...], kwargs: dict[str, Any], fn: Any, reach: Reach | None) -> bytes:
     """Return arguments of any kind as bytes; keywords count in any order."""
-    from mainstay.errors import UnreliableKey
-    from mainstay.journal.canon import Encoder, telling
-    from mainstay.journal.packing import pack, text
+    from mainstay.journal.canon import Encoder, told_in_full
+    from mainstay.journal.reach import Reach
 
     if all(type(arg) in _ATOMS for arg in (*args, *kwargs.values())):
         words = _words((args, sorted(kwargs.items())))
         if words is not None:
             return words
-    encoder, parts, at = Encoder(reach), [b"%d" % len(args)], ""
+    reach = Reach() if reach is None else reach
+    return told_in_full(reach, lambda: _packed(Encoder(reach), args, kwargs, fn))
+
+
+def _packed(encoder: Encoder, args: tuple[Any, ...], kwargs: dict[str, Any], fn: Any) -> bytes:
+    from mainstay.errors import UnreliableKey
+    from mainstay.journal.canon import telling
+    from mainstay.journal.packing import pack, text
+
+    parts, at = [b"%d" % len(args)], ""
     try:
         for place, value in (*enumerate(args), *sorted(kwargs.items())):
             at = str(place)

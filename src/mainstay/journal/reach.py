@@ -51,12 +51,14 @@ class Reach:
     """Notes what the making of one key reads.
 
     is_bare: code counts by its bytecode and no source is read; what functions import is left to things of its own.
+    told: which of `ABOUT` count of each function; `asks` are those that the code asks for, somewhere.
     """
 
-    __slots__ = ("_depth", "_is_fixed", "_reads", "is_bare", "things")
+    __slots__ = ("_depth", "_is_fixed", "_reads", "asks", "is_bare", "things", "told")
 
-    def __init__(self, is_bare: bool = False) -> None:
-        self.is_bare = is_bare
+    def __init__(self, is_bare: bool = False, told: frozenset[str] = frozenset()) -> None:
+        self.is_bare, self.told = is_bare, told
+        self.asks: frozenset[str] = frozenset()
         self.things: set[Thing] = set()
         self._reads: list[tuple[Callable[[], object], object]] = []
         self._depth = 0

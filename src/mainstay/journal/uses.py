@@ -20,6 +20,18 @@ GLOBALS = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}
 CAPTURED = {"LOAD_DEREF", "LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_DEREF"}
 ATTRIBUTES = {"LOAD_ATTR", "LOAD_METHOD"}
 BETWEEN = {"EXTENDED_ARG", "CACHE"}
+# What asks functions for their names, docstrings and annotations: attributes, and functions of the standard library.
+ASKS = {
+    "__name__": ("__name__",),
+    "__qualname__": ("__qualname__",),
+    "__doc__": ("__doc__",),
+    "getdoc": ("__doc__",),
+    "__annotations__": ("__annotations__",),
+    "get_type_hints": ("__annotations__",),
+    "get_annotations": ("__annotations__",),
+    "getfullargspec": ("__annotations__",),
+    "signature": ("__annotations__",),
+}
 OPTIMIZED = 1  # the flag of functions, which class bodies do not have
 MOST_KEPT = 4096
 
@@ -35,11 +47,13 @@ class Import(NamedTuple):
 
 
 class Uses(NamedTuple):
-    """The names that code loads, each with the chains of attributes that follow it, and its imports."""
+    """The names that code loads, each with the chains of attributes that follow it; its imports; which of the
+    attributes by which functions tell of themselves it asks for, of whatever it be."""
 
     names: dict[str, set[Chain]]
     captured: dict[str, set[Chain]]
     imports: set[Import]
+    asks: frozenset[str]
 
 
 _uses: dict[int, tuple[CodeType, Uses]] = {}
@@ -56,7 +70,9 @@ def uses(code: CodeType) -> Uses:
 
 
 def _read(code: CodeType) -> Uses:
-    found = Uses({}, {}, set())
+    words = {word for part in nested(code) for word in (*part.co_names, *part.co_consts) if isinstance(word, str)}
+    asks = frozenset(name for word in words & ASKS.keys() for name in ASKS[word])
+    found = Uses({}, {}, set(), asks)
     for part in nested(code):
         _read_one(part, found)
     return found
