@@ -73,7 +73,7 @@ def test_a_worker_without_descriptors_is_replaced(pool, first):
 
 def test_a_process_that_a_task_leaves_behind_ends_with_its_worker():
     with mainstay.Executor(1, launcher="local") as executor:
-        command = [sys.executable, "-c", "import time; time.sleep(600)"]
+        command = [sys.executable, "-c", "import signal; signal.pause()"]
         left = psutil.Process(executor.submit(lambda: subprocess.Popen(command).pid).result(30))
         assert left.is_running()
     assert not left.is_running() or left.status() == psutil.STATUS_ZOMBIE

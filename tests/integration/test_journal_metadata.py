@@ -75,12 +75,12 @@ def test_counts_tell_what_was_done(mount):
 
 def test_a_mount_ends_with_its_holder(tmp_path):
     script = f"""
-import sys, time
+import sys, threading
 sys.path.insert(0, {str(Path(slowmount.__file__).parent)!r})
 from slowmount import SlowMount
 with SlowMount({str(tmp_path)!r}) as mount:
     print("mounted", flush=True)
-    time.sleep(60)
+    threading.Event().wait()
 """
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "mounted\n"

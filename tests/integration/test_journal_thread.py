@@ -150,3 +150,13 @@ def test_a_call_that_is_done_stays_done_though_it_fails_before_it_is_written(mon
     assert journal.has(record(1).key, failed_too=False)
     journal.close()
     assert [call.state for call in store.calls()] == ["done"]
+
+
+def test_what_comes_after_the_end_is_told_and_not_lost_in_silence():
+    log, called = Log(), []
+    journal = Journal(Store(), log=log)
+    journal.close()
+    journal.append(record(1), lambda: called.append(1))
+    assert called == [1]
+    (line,) = log.errors
+    assert "was closed" in line

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -15,12 +16,12 @@ from conftest import agents, wait_until
 from mainstay.launch.process import AGENT, Process
 
 JOB = """
-import mainstay, time, os
+import mainstay, os, threading
 ex = mainstay.Executor(2, launcher="local")
 ex.submit(abs, 1).result(30)
-futures = [ex.submit(time.sleep, 60) for _ in range(2)]
+futures = [ex.submit(lambda: threading.Event().wait()) for _ in range(2)]
 print("running", flush=True)
-time.sleep(60)
+threading.Event().wait()
 """
 
 
@@ -81,13 +82,21 @@ def test_a_launcher_that_cannot_start_is_told():
             executor.submit(abs, 1).result(30)
 
 
-def test_the_loss_of_an_agent_counts_once_for_each_task():
+def test_the_loss_of_an_agent_counts_once_for_each_task(tmp_path):
+    go = tmp_path / "go"
+
+    def wait_for_it():
+        while not go.exists():
+            time.sleep(0.01)
+        return 1
+
     with mainstay.Executor(4, launcher="local", worker_retries=1) as executor:
         executor.wait_ready(timeout=30)
         agent = executor.submit(os.getppid).result(30)
-        futures = [executor.submit(lambda: time.sleep(0.5) or 1) for _ in range(4)]
+        futures = [executor.submit(wait_for_it) for _ in range(4)]
         wait_until(lambda: all(worker.state == "busy" for worker in executor.workers))
         os.kill(agent, signal.SIGKILL)
+        go.touch()
         assert [future.result(30) for future in futures] == [1] * 4
 
 
@@ -108,7 +117,7 @@ def test_a_launcher_whose_launches_bear_nothing_makes_way_for_the_next():
     def kill_the_agent():
         if "DYING" in os.environ:
             os.kill(os.getppid(), signal.SIGKILL)
-            time.sleep(60)
+            threading.Event().wait()  # for the kernel to end this process too
         return "done"
 
     lines = []

@@ -303,3 +303,12 @@ def test_a_host_name_that_does_not_resolve_does_not_matter(launcher):
     )
     done = run([*named, sys.executable, "-c", script])
     assert (done.stdout.strip(), done.returncode) == ("1", 0), done.stderr
+
+
+def test_a_journal_that_cannot_be_opened_leaves_nothing_open(tmp_path):
+    with pytest.raises(mainstay.JournalError):
+        mainstay.Executor(1, launcher="serial", journal=tmp_path)  # imports what it needs
+    before = set(os.listdir("/proc/self/fd"))
+    with pytest.raises(mainstay.JournalError):
+        mainstay.Executor(1, launcher="serial", journal=tmp_path)
+    assert set(os.listdir("/proc/self/fd")) <= before

@@ -198,16 +198,7 @@ def encode(obj: Any, reach: Reach | None = None) -> bytes:
     """Return the canonical bytes of one value; `reach` notes what is read. Raises `UnreliableKey`."""
     reach = Reach() if reach is None else reach
     with telling(type(obj).__name__):
-        return told_in_full(reach, lambda: Encoder(reach).value(obj))
-
-
-def told_in_full(reach: Reach, encode: Callable[[], bytes]) -> bytes:
-    """Return what `encode` does; where code that it met asks functions for more, it is asked again to tell that."""
-    encoded = encode()
-    while not reach.asks <= reach.told:
-        reach.told |= reach.asks
-        encoded = encode()
-    return encoded
+        return reach.in_full(lambda: Encoder(reach).value(obj))
 
 
 def _sequence(tag: bytes) -> Handler:

@@ -94,16 +94,20 @@ class Journal:
         return record.key not in self._done or (not record.failed and record.key in self._doubted)
 
     def append(self, record: Record, then: Then | None = None) -> None:
-        """Keep a call soon; run `then`, in the journal's thread, when it is on disk."""
+        """Keep a call soon; run `then`, in the journal's thread, when it is on disk.
+
+        What comes after the end is not kept: the log tells, and `then` runs at once.
+        """
+        if self._ended:
+            self._drop(record, JournalError(f"the journal {self.store.path!r} was closed before it came"))
+            if then is not None:
+                then()
+            return
         if self._is_new(record) and (self.error is None or self._has_room(record)):
             self._waiting[record.key] = record
             self._fresh.append(record)
-            if self._ended:  # looked at last: what came before the end of the thread is counted there
-                self._drop(record, JournalError(f"the journal {self.store.path!r} was closed before it came"))
         if then is not None:
             self._thens.append(then)
-            if self._ended:
-                self._commit()
         if (then is not None or len(self._fresh) >= GROUP) and not self._enough.is_set():
             self._enough.set()
         if not self._some.is_set():

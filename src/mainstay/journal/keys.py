@@ -67,7 +67,7 @@ def _words(plain: object) -> bytes | None:
 
 def _encoded(args: tuple[Any, ...], kwargs: dict[str, Any], fn: Any, reach: Reach | None) -> bytes:
     """Return arguments of any kind as bytes; keywords count in any order."""
-    from mainstay.journal.canon import Encoder, told_in_full
+    from mainstay.journal.canon import Encoder
     from mainstay.journal.reach import Reach
 
     if all(type(arg) in _ATOMS for arg in (*args, *kwargs.values())):
@@ -75,7 +75,7 @@ def _encoded(args: tuple[Any, ...], kwargs: dict[str, Any], fn: Any, reach: Reac
         if words is not None:
             return words
     reach = Reach() if reach is None else reach
-    return told_in_full(reach, lambda: _packed(Encoder(reach), args, kwargs, fn))
+    return reach.in_full(lambda: _packed(Encoder(reach), args, kwargs, fn))
 
 
 def _packed(encoder: Encoder, args: tuple[Any, ...], kwargs: dict[str, Any], fn: Any) -> bytes:

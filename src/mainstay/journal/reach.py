@@ -51,7 +51,7 @@ class Reach:
     """Notes what the making of one key reads.
 
     is_bare: code counts by its bytecode and no source is read; what functions import is left to things of its own.
-    told: which of `ABOUT` count of each function; `asks` are those that the code asks for, somewhere.
+    told: which attributes that tell of functions count; `asks` are those that code asks for (`uses`), of whatever it be.
     """
 
     __slots__ = ("_depth", "_is_fixed", "_reads", "asks", "is_bare", "things", "told")
@@ -63,6 +63,14 @@ class Reach:
         self._reads: list[tuple[Callable[[], object], object]] = []
         self._depth = 0
         self._is_fixed = True
+
+    def in_full(self, encode: Callable[[], bytes]) -> bytes:
+        """Return what `encode` does; where code that it met asks functions for more, it is done again to tell that."""
+        encoded = encode()
+        while not self.asks <= self.told:
+            self.told |= self.asks
+            encoded = encode()
+        return encoded
 
     @contextmanager
     def inside(self, thing: Thing | None) -> Iterator[None]:

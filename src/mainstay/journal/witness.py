@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from mainstay.errors import UnreliableKey
 from mainstay.journal import modules
-from mainstay.journal.canon import Encoder, telling, told_in_full
+from mainstay.journal.canon import Encoder, telling
 from mainstay.journal.packing import digest, pack
 from mainstay.journal.reach import Attribute, Files, Reach, Thing, Whole
 
@@ -69,7 +69,7 @@ def _current(thing: Thing, by_value: bool) -> bytes:
 def _read(thing: Thing) -> tuple[bytes, Reach]:
     reach = Reach(is_bare=True)
     with telling(str(thing)), reach.inside(None):
-        return digest(told_in_full(reach, lambda: _encoded(thing, Encoder(reach))))[:16], reach
+        return digest(reach.in_full(lambda: _encoded(thing, Encoder(reach))))[:16], reach
 
 
 @singledispatch
