@@ -185,8 +185,7 @@ class Keeper(KeepsNothing):
             elif future.exception() is None and self.journal.has(key, failed_too=False):
                 follower.set_result(unwrap(self.journal.load(key)))
             elif leader.left is not None:
-                body, buffers = leader.left.body, [bytearray(buffer) for buffer in leader.left.buffers]
-                follower.set_result(unwrap(Kept(False, body, buffers)))
+                follower.set_result(restored(leader.left.body, [bytearray(one) for one in leader.left.buffers]))
             else:
                 self._again(follower, again)
         except BaseException as error:
@@ -322,8 +321,13 @@ def unwrap(kept: Kept) -> Any:
     """Return the result of a call that was kept, or raise its exception; raises `Damaged` where neither can be had."""
     if kept.failed:
         raise rebuild_error(kept.body, kept.host, str(kept.worker))
+    return restored(kept.body, kept.buffers)
+
+
+def restored(body: Any, buffers: Any) -> Any:
+    """Return the result of a payload; raises `Damaged` where it cannot be had."""
     try:
-        return load(kept.body, kept.buffers)  # type: ignore[arg-type]
+        return load(body, buffers)
     except Exception as error:
         raise Damaged(str(error)) from error
 

@@ -16,8 +16,7 @@ from functools import partial
 from typing import Any
 
 from mainstay.errors import TaskTimeout, WorkerDied
-from mainstay.journal.record import Kept
-from mainstay.keeping import Damaged, Entry, Keeper, is_unlike, unwrap
+from mainstay.keeping import Damaged, Entry, Keeper, is_unlike, restored, unwrap
 from mainstay.mapping import ChunkResult, Chunks, Item, Pace, Slot, run_kept
 from mainstay.node.worker import describe_error
 from mainstay.options import Options
@@ -62,7 +61,7 @@ class KeptChunks(Chunks):
         body, buffers, _ = result
         if buffers and self._keeper.journal.waits(self._entries[number].key):
             buffers = [bytearray(buffer) for buffer in buffers]
-        return unwrap(Kept(False, body, buffers))
+        return restored(body, buffers)
 
     def alone(self, number: int, item: Item) -> Future[Any]:
         """Run one item of a chunk that lost its worker."""

@@ -51,7 +51,7 @@ class Reach:
     """Notes what the making of one key reads.
 
     is_bare: code counts by its bytecode and no source is read; what functions import is left to things of its own.
-    told: which attributes that tell of functions count; `asks` are those that code asks for (`uses`), of whatever it be.
+    told: which attributes that tell of functions count; `asks` are those that code asks for (`uses`).
     """
 
     __slots__ = ("_depth", "_is_fixed", "_reads", "asks", "is_bare", "things", "told")
