@@ -18,6 +18,7 @@ __all__ = [
     "RemoteTraceback",
     "ScratchError",
     "ScratchFull",
+    "StageError",
     "StagingError",
     "TaskTimeout",
     "UnreliableKey",
@@ -108,6 +109,10 @@ def size(count: float) -> str:
 
 class StagingError(ScratchError):
     """Input files could not be brought to a node, or results from it."""
+
+
+class StageError(MainstayError):
+    """An environment could not be packed, or a packed one cannot be used."""
 
 
 class TaskTimeout(MainstayError, TimeoutError):

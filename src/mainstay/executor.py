@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from mainstay.journal.store import Store
     from mainstay.journal.witness import Witness
     from mainstay.keeping import Entry, Keeper
+    from mainstay.stage.bootstrap import Bootstrap
+    from mainstay.stage.staged import Stage
 
 T = TypeVar("T")
 WITNESS = "mainstay.journal.witness"  # what workers of a pool with a journal need besides, imported once on each node
@@ -57,6 +59,9 @@ class Executor(concurrent.futures.Executor):
         retry_failed: whether calls that failed in an earlier run, by the journal, run again.
         scratch: the directory of each node in which the pool makes its own for scratch files; variables and ~ in it
             are the node's; None: the first that serves of SLURM_TMPDIR, TMPDIR and /tmp.
+        stage: a file made by `mainstay stage`, "auto", or a `mainstay.stage.staged.Stage`: each node reads that one
+            file and runs workers from its own copy, in a directory and with a HOME of the node; None: workers run from
+            the environment that runs this program.
         log: called with each line that tells of launches; None: the logger "mainstay" (its start at INFO,
             what went wrong at WARNING).
 
@@ -82,6 +87,7 @@ class Executor(concurrent.futures.Executor):
         drain: float = 30.0,
         requeue: bool = False,
         scratch: str | os.PathLike[str] | None = None,
+        stage: str | os.PathLike[str] | Stage | None = None,
         log: Callable[[str], object] | None = None,
     ) -> None:
         settings.check_workers(max_workers, initializer)
@@ -102,8 +108,10 @@ class Executor(concurrent.futures.Executor):
         setup = settings.setup(preload, initializer, initargs, scratch, node_timeout)
         interrupts.install()
         say = _logger(log)
+        staged = None if stage is None else _stage(stage, setup, say)
         self._keeper = None if journal is None else self._open_journal(journal, journal_sync, say)
         self._broker = self._new_broker(launchers, max_workers, setup, start_timeout, say)
+        self._broker.launches.stage = staged
         if "SLURM_JOB_ID" in os.environ:
             self._watch_the_end(drain, None if journal is None else str(journal), requeue, say)
         self._begin()
@@ -374,6 +382,12 @@ def _serve_in_world(limit: float) -> None:
     if here is not None and here.rank > 0:
         world.attend(here, limit)
         world.leave()
+
+
+def _stage(stage: str | os.PathLike[str] | Stage, setup: dict[str, Any], log: Log) -> Bootstrap | None:
+    from mainstay.stage.staged import prepare
+
+    return prepare(stage, setup, log)
 
 
 def _logger(log: Callable[[str], object] | None) -> Log:

@@ -11,9 +11,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from mainstay.errors import LaunchError
 from mainstay.launch import Invitation, Launched, Launcher
+
+if TYPE_CHECKING:
+    from mainstay.stage.bootstrap import Bootstrap
 
 REJOIN = 15.0  # seconds between two attempts to start an agent on a node that was lost
 MOST_FRUITLESS = 3  # launches by one launcher, one after another without a result
@@ -119,6 +123,15 @@ class Launches:
         self.closing = False  # a launch that ends now has done its work
         self.on_lost: Callable[[], None]
         self.on_exhausted: Callable[[LaunchError], None]
+
+    @property
+    def stage(self) -> Bootstrap | None:
+        """The packed environment that agents run from; None: the one that runs this program."""
+        return self._invitation.stage
+
+    @stage.setter
+    def stage(self, stage: Bootstrap | None) -> None:
+        self._invitation = self._invitation._replace(stage=stage)
 
     def begin(self) -> None:
         """Try the launcher that stands first."""

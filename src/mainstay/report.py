@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from mainstay.errors import size
+
 MOST_NAMES = 6  # of hosts in one line
 
 
@@ -22,12 +24,33 @@ class WorkerInfo(NamedTuple):
     state: str
 
 
+class Staged(NamedTuple):
+    """How the nodes have come to their environment.
+
+    `size` (bytes) of the file; `seconds` in which the slowest node unpacked it, 0 where all had it; `nodes` that run
+    from it, of `of`; `imports`: how many modules came from elsewhere; `origin`: the directory that was packed.
+    """
+
+    size: int
+    seconds: float
+    nodes: int
+    of: int
+    imports: int
+    origin: str
+
+    def __str__(self) -> str:
+        how = f"read once per node ({size(self.size)}, {self.seconds:.1f} s)" if self.seconds else "was on the nodes"
+        where = "" if self.nodes == self.of else f" on {self.nodes} of {self.of} nodes"
+        return f"environment {how}{where}, {self.imports} imports from {self.origin}"
+
+
 class Description(NamedTuple):
     """What `Executor.describe()` returns; its `str` is one line for people.
 
     `hosts` maps a host's name to the number of workers that stand there; `seconds` is the time from the
     executor's making until all stood, None before; `not_used` lists `(launcher, reason)` in the order in which
-    they were tried; `ever_started` counts all worker processes that this pool ever forked.
+    they were tried; `ever_started` counts all worker processes that this pool ever forked; `staged` tells of a
+    staged environment, None without one.
     """
 
     launcher: str
@@ -37,6 +60,7 @@ class Description(NamedTuple):
     seconds: float | None
     not_used: list[tuple[str, str]]
     ever_started: int
+    staged: Staged | None = None
 
     def _by_count(self) -> dict[int, list[str]]:
         hosts: dict[int, list[str]] = {}
@@ -49,7 +73,8 @@ class Description(NamedTuple):
         took = "" if self.seconds is None else f" after {self.seconds:.2f} s"
         why = "".join(f"; not {name}: {reason}" for name, reason in self.not_used)
         missing = "" if self.workers >= self.wanted else f" (of {self.wanted})"
-        return f"launcher {self.launcher or 'not chosen yet'}; workers: {where}{missing}{took}{why}"
+        staged = "" if self.staged is None else f"; {self.staged}"
+        return f"launcher {self.launcher or 'not chosen yet'}; workers: {where}{missing}{took}{staged}{why}"
 
 
 def _on(count: int, hosts: list[str]) -> str:

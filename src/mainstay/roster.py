@@ -21,7 +21,7 @@ from mainstay.files import Files
 from mainstay.launches import GRACE, Launches, Log
 from mainstay.orders import Task
 from mainstay.outcomes import End, rebuild_error
-from mainstay.report import Description, WorkerInfo
+from mainstay.report import Description, Staged, WorkerInfo
 from mainstay.wire.connection import Connection
 from mainstay.wire.frames import Frame, Kind, encode
 from mainstay.wire.payload import load
@@ -33,8 +33,8 @@ MOST_STILLBORN = 3  # workers of one agent that end, one after another, before t
 class AgentState:
     """An agent as the client sees it."""
 
-    def __init__(self, connection: Connection, host: str, namespace: str) -> None:
-        self.connection, self.host, self.namespace = connection, host, namespace
+    def __init__(self, connection: Connection, host: str, namespace: str, stage: dict[str, Any] | None = None) -> None:
+        self.connection, self.host, self.namespace, self.stage = connection, host, namespace, stage
         self.workers: dict[int, WorkerState] = {}
         self.stillborn = 0
         self.heard = time.monotonic()
@@ -131,7 +131,10 @@ class Roster:
         if attempt is None or hello["launch"] != attempt.number:
             connection.close()
             return
-        agent = AgentState(connection, hello["host"], f"{attempt.launcher.name}-{attempt.number}")
+        agent = AgentState(connection, hello["host"], f"{attempt.launcher.name}-{attempt.number}", hello.get("stage"))
+        if agent.stage and agent.stage["why"]:
+            reason = f"{agent.host} runs from the shared environment, not from the staged one: {agent.stage['why']}"
+            self._log(logging.WARNING, reason)
         connection.on_frames = lambda frames: self._on_agent(agent, frames)
         connection.on_end = lambda: self._agent_gone(agent)
         self.agents.append(agent)
@@ -162,7 +165,18 @@ class Roster:
         hosts = Counter(self.workers[number].host for number in standing)
         wanted = self.wanted or len(self.workers)
         reasons = list(launches.reasons)
-        return Description(name, dict(hosts), len(standing), wanted, started_after, reasons, self.ever_started)
+        return Description(
+            name, dict(hosts), len(standing), wanted, started_after, reasons, self.ever_started, self._staged()
+        )
+
+    def _staged(self) -> Staged | None:
+        stage = self._launches.stage
+        told = [agent.stage for agent in self.agents if agent.stage]
+        if stage is None or not told:
+            return None
+        there = [one for one in told if not one["why"]]
+        seconds, imports = max((one["took"] for one in there), default=0.0), sum(one["imports"] for one in there)
+        return Staged(stage.size, seconds, len(there), len(self.agents), imports, stage.manifest.prefix)
 
     def is_complete(self) -> bool:
         """Whether every agent has come, and every worker that it was to fork."""

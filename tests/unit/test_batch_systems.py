@@ -65,6 +65,6 @@ def test_hosts_are_reached_through_the_batch_system():
 
 
 def test_open_mpi_hands_on_what_agents_must_know():
-    argv = openmpi_argv("mpiexec", ["n1", "n2"], ["MAINSTAY_SLOTS"])
+    argv = openmpi_argv("mpiexec", ["n1", "n2"], ["MAINSTAY_SLOTS"], ["agent"])
     assert argv[:5] == ["mpiexec", "--host", "n1,n2", "--map-by", "ppr:1:node"]
     assert argv[argv.index("-x") + 1] == "MAINSTAY_SLOTS"

@@ -20,6 +20,7 @@ LAYERS = [
     ["scheduler"],
     ["world"],
     ["node"],
+    ["stage"],
     ["launch"],
     ["outcomes", "door", "reactor", "launches"],
     ["ending", "files"],

@@ -99,9 +99,9 @@ def test_a_step_is_a_world():
 def test_srun_is_told_all_that_it_would_inherit():
     here = allocation(job(TASKS_PER_NODE="4,1(x2)", NTASKS="6", JOB_CPUS_PER_NODE="4,1(x2)"))
     assert isinstance(here, Allocation)
-    argv = srun_argv("srun", here, (22, 5))
+    argv = srun_argv("srun", here, (22, 5), ["agent"])
     assert {"--overlap", "--jobid=7", "--nodes=3", "--ntasks=3", "--ntasks-per-node=1"} <= set(argv)
-    assert "--overlap" not in srun_argv("srun", here, (20, 2))
+    assert "--overlap" not in srun_argv("srun", here, (20, 2), ["agent"])
 
 
 def test_an_agent_finds_the_slots_of_its_host():

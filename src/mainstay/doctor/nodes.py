@@ -94,7 +94,7 @@ def _argv(here: Allocation | None) -> list[str]:
     program = shutil.which("srun")
     if here is None or program is None:
         return command
-    argv = srun_argv(program, here, version_of(program), command=command)
+    argv = srun_argv(program, here, version_of(program), command)
     return [word.replace("--job-name=mainstay-pool", "--job-name=mainstay-doctor") for word in argv]
 
 

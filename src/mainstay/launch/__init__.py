@@ -7,17 +7,26 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from mainstay.launch.process import AGENT
+
+if TYPE_CHECKING:
+    from mainstay.stage.bootstrap import Bootstrap
 
 AUTO = ("world", "srun", "pbs", "lsf", "mpiexec", "local", "serial")
 
 
 class Invitation(NamedTuple):
-    """What an agent must know to come: addresses, key (hexadecimal) and the number of this launch."""
+    """What an agent must know to come: addresses, key (hexadecimal) and the number of this launch.
+
+    With `stage`, agents run from a packed environment.
+    """
 
     addresses: str
     key: str
     launch: int
+    stage: Bootstrap | None = None
 
     def environment(self) -> dict[str, str]:
         """Return the variables by which a launcher hands the invitation on."""
@@ -26,6 +35,15 @@ class Invitation(NamedTuple):
             "MAINSTAY_KEY": self.key,
             "MAINSTAY_LAUNCH": str(self.launch),
         }
+
+    def command(self, sent: str = "") -> list[str]:
+        """Return the command that starts an agent; `sent` is where a copy of the packed environment is on the nodes."""
+        return [*AGENT] if self.stage is None else self.stage.command(AGENT, sent)
+
+    @property
+    def directory(self) -> str | None:
+        """Where launchers start agents; None: here. A staged one must not so much as look at a shared file system."""
+        return None if self.stage is None else "/"
 
 
 class Launched(Protocol):

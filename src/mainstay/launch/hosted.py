@@ -51,9 +51,8 @@ class Hosted:
     def start(self, invitation: Invitation) -> Process:
         slots = self._read(os.environ)
         told = {"MAINSTAY_SLOTS": ",".join(f"{host}={count}" for host, count in slots.items())}
-        return MpiExec(list(slots)).start_agents(
-            invitation.environment() | told | open_gates() | reached_by(shutil.which(self._shell))
-        )
+        reached = reached_by(shutil.which(self._shell))
+        return MpiExec(list(slots)).start_agents(invitation, **told, **open_gates(), **reached)
 
 
 def reached_by(shell: str | None) -> dict[str, str]:

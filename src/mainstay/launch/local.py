@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mainstay.launch import Invitation
-from mainstay.launch.process import AGENT, Process
+from mainstay.launch.process import Process
 
 
 class Local:
@@ -16,7 +16,7 @@ class Local:
         return None
 
     def start(self, invitation: Invitation) -> Process:
-        return Process([*AGENT], invitation.environment())
+        return Process(invitation.command(), invitation.environment(), directory=invitation.directory)
 
 
 LAUNCHER = Local()

@@ -38,7 +38,8 @@ if os.getppid() == int(sys.argv[1]):
 class Process:
     """A running program; what it prints is kept for the reason why it ended.
 
-    It inherits this program's environment, but for variables whose names begin with one of `hidden`.
+    It inherits this program's environment, but for variables whose names begin with one of `hidden`, and its working
+    directory unless another is given.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Process:
         *,
         tethered: bool = False,
         hidden: tuple[str, ...] = RANK_VARIABLES,
+        directory: str | None = None,
     ) -> None:
         self.nodes = nodes
         if tethered:
@@ -61,6 +63,7 @@ class Process:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            cwd=directory,
         )
 
     def wait(self) -> str:

@@ -12,14 +12,22 @@ import re
 import shutil
 import subprocess
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from mainstay.launch import Invitation
-from mainstay.launch.process import AGENT, RANK_VARIABLES, Process
+from mainstay.launch.process import RANK_VARIABLES, Process
 from mainstay.launch.world import not_rank_0, open_gates
 from mainstay.slurm import OPTIONS, Allocation, allocation
 
+if TYPE_CHECKING:
+    from mainstay.stage.bootstrap import Bootstrap
+
 IMMEDIATE = 5  # seconds that a step waits for a node that may not be back
+SENDING = 300.0  # seconds for a packed environment to be on all nodes
 OVERLAP_SINCE = (20, 11)  # before, steps overlapped unasked
+
+
+_sent: set[str] = set()  # jobs and packed environments that their nodes have been given
 
 
 class Srun:
@@ -59,18 +67,43 @@ class Srun:
             raise FileNotFoundError(self.why_not())
         slots = ",".join(f"{node.name}={count}" for node, count in zip(here.nodes, here.workers, strict=True))
         environment = invitation.environment() | {"MAINSTAY_SLOTS": slots} | open_gates()
-        argv = srun_argv(program, here, version_of(program), node)
-        return Process(argv, environment, len(here.nodes), tethered=True, hidden=(*RANK_VARIABLES, *OPTIONS))
+        sent = "" if node or invitation.stage is None else send(invitation.stage, here)
+        command = [*([f"--chdir={invitation.directory}"] if invitation.directory else []), *invitation.command(sent)]
+        argv = srun_argv(program, here, version_of(program), command, node)
+        hidden = (*RANK_VARIABLES, *OPTIONS)
+        return Process(argv, environment, len(here.nodes), tethered=True, hidden=hidden, directory=invitation.directory)
+
+
+def send(stage: Bootstrap, here: Allocation) -> str:
+    """Have Slurm bring the packed environment to each node, from which one has read it; return where it is there.
+
+    Empty where there is one node, where it was sent before, or where that fails: nodes read it themselves then.
+    """
+    key = f"{here.job}-{stage.manifest.digest[:16]}"
+    program = shutil.which("sbcast")
+    if len(here.nodes) < 2 or program is None or key in _sent:
+        return ""
+    place = f"/tmp/mainstay-{key}-{os.urandom(4).hex()}"  # noqa: S108  a name that nobody can foresee
+    command = [program, f"--jobid={here.job}", "--force", stage.path, place]
+    try:
+        subprocess.run(command, capture_output=True, timeout=SENDING, check=True, cwd="/")  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    _sent.add(key)
+    return place
 
 
 def srun_argv(
     program: str,
     here: Allocation,
     version: tuple[int, int],
+    command: Sequence[str],
     node: str | None = None,
-    command: Sequence[str] = AGENT,
 ) -> list[str]:
-    """Return srun's command line: an agent per node, or on one; not bound to a core, and none ends with another."""
+    """Return srun's command line: an agent per node, or on one; not bound to a core, and none ends with another.
+
+    `command` is the agent's, perhaps with further flags of srun before it.
+    """
     nodes = "1" if node else str(len(here.nodes))
     return [
         program,

@@ -9,7 +9,7 @@ import os
 
 from mainstay import world
 from mainstay.launch import Invitation
-from mainstay.launch.process import AGENT, Process
+from mainstay.launch.process import Process
 
 
 class World:
@@ -46,7 +46,7 @@ class World:
             "MAINSTAY_SLOTS": str(here.local_size),
             "MAINSTAY_CORES": ",".join(map(str, sorted(cores))),
         }
-        return Process([*AGENT], invitation.environment() | environment)
+        return Process(invitation.command(), invitation.environment() | environment, directory=invitation.directory)
 
 
 def not_rank_0() -> str | None:

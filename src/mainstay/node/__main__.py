@@ -7,6 +7,7 @@ MAINSTAY_SLOTS    how many workers it may fork at the most (may be missing: as m
                   of hosts n1=4,n2=1
 MAINSTAY_GATE     the job whose other ranks on this node wait for the end of this agent (may be missing: none)
 MAINSTAY_CORES    the cores that its workers may use, by number (may be missing: those it was started on)
+MAINSTAY_STAGE_…  how its environment came to this node (may be missing: it is not staged), see `standing`
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import socket
 import sys
 
 from mainstay.node.agent import Agent
+from mainstay.node.standing import Standing
 from mainstay.wire.address import Unreachable, from_text
 
 
@@ -29,6 +31,7 @@ def main() -> int:
         )
         job = os.environ.pop("MAINSTAY_GATE", "")
         cores = os.environ.pop("MAINSTAY_CORES", "")
+        standing = Standing.read(os.environ)
     except (KeyError, ValueError):
         print("mainstay.node is started by a launcher of mainstay.Executor, not by hand", file=sys.stderr)
         return 2
@@ -36,7 +39,7 @@ def main() -> int:
         if cores:
             os.sched_setaffinity(0, map(int, cores.split(",")))
         _gate = hold_gate(job) if job else None  # closed when this process ends
-        Agent(addresses, key, launch, slots).run()
+        Agent(addresses, key, launch, slots, standing).run()
     except Unreachable as error:
         print(f"mainstay.node: {error}", file=sys.stderr)
         return 3

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from mainstay.node.home import Home
 from mainstay.node.output import Child, Output
 from mainstay.node.place import Place
+from mainstay.node.standing import Standing
 from mainstay.node.worker import Worker, describe_error, send_all
 from mainstay.wire.address import Address, dial
 from mainstay.wire.frames import Bytes, Frame, FrameReader, Kind, encode
@@ -43,10 +44,17 @@ PR_SET_PDEATHSIG = 1
 class Agent:
     """Serves one pool on one node."""
 
-    def __init__(self, addresses: list[Address], key: bytes, launch: int, slots: int | None = None) -> None:
+    def __init__(
+        self,
+        addresses: list[Address],
+        key: bytes,
+        launch: int,
+        slots: int | None = None,
+        standing: Standing = Standing(),  # noqa: B008  it is never changed
+    ) -> None:
         self._sock, reached = dial(addresses, key)
         self._addresses, self._key = [reached, *addresses], key  # the workers try first what served their agent
-        self._host = socket.gethostname()
+        self._host, self._standing = socket.gethostname(), standing
         self._libc = _libc()
         self._reader = FrameReader()
         self._unsent: deque[memoryview] = deque()
@@ -62,6 +70,7 @@ class Agent:
         self._end_at: float | None = None  # set when the client said stop
         cores = len(os.sched_getaffinity(0))
         hello = {"host": self._host, "pid": os.getpid(), "cores": cores, "slots": slots, "launch": launch}
+        hello["stage"] = standing.told()
         self._sock.sendall(b"".join(encode(Kind.AGENT_HELLO, pickle.dumps(hello))))
 
     def run(self) -> None:
@@ -79,6 +88,7 @@ class Agent:
             self._end_all()
             if self._home is not None:
                 self._home.remove()
+            self._standing.leave()
 
     def _turn(self) -> None:
         soonest = self._beat if self._end_at is None else self._end_at
@@ -103,6 +113,8 @@ class Agent:
             for pid in [*pids, *self._porters]:
                 os.waitpid(pid, 0)
             self._porters.clear()
+        if left := self._standing.left():
+            self._unsent.extend(memoryview(piece) for piece in encode(Kind.OUTPUT, left.encode(), attempt=1))
         self._sock.settimeout(LAST_WORDS)
         for piece in self._unsent:
             self._sock.sendall(piece)
@@ -128,7 +140,7 @@ class Agent:
             self._setup = load(frame.body)
             self._home = Home(self._setup.get("scratch"), self._host, os.getpid())
             self._beat = monotonic()
-            _prepare(self._setup)
+            self._standing.prepare(self._setup)
         elif frame.kind == Kind.FORK:
             self._fork(frame.number)
         elif frame.kind == Kind.KILL:
@@ -369,18 +381,6 @@ def start_worker(sock: socket.socket, number: int, setup: dict[str, Any]) -> Non
             send_all(sock, encode(Kind.INITIALIZER_FAILED, describe_error(error), number=number))
             return
     send_all(sock, encode(Kind.WORKER_HELLO, pickle.dumps({"pid": os.getpid()}), number=number))
-
-
-def _prepare(setup: dict[str, Any]) -> None:
-    """Make this process look like the client's: directory and module path."""
-    try:
-        os.chdir(setup["directory"])
-    except OSError:
-        sys.stderr.write(f"mainstay: no {setup['directory']} on this node; workers run in {os.getcwd()}\n")
-    sys.path[:] = setup["path"]
-    sys.argv[:] = setup["argv"]
-    for name in setup.get("preload", ()):
-        __import__(name)
 
 
 def _kill_group(pid: int) -> None:

@@ -1,0 +1,56 @@
+"""The command that starts an agent from a packed environment: a few lines for a node's own shell (`node.sh`).
+
+The node's shell, tar, zstd (or gzip) and sha256sum do the work, since no Python of the environment can run before it
+is there; one that lay on the shared file system would cost thousands of operations to start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from mainstay.stage.head import Manifest
+
+# In the tree's Python: only what is in the tree is on the path, also where a distribution's Python adds its own.
+AGENT = """\
+import os, site, sys
+root = os.path.join(sys.prefix, sys.platlibdir, "python%d.%d" % sys.version_info[:2], "site-packages")
+root in sys.path or site.addsitedir(root)
+sys.path[:] = [path for path in sys.path if path.startswith(sys.prefix + "/")]
+import mainstay.node.__main__ as node
+sys.exit(node.main())
+"""
+
+
+class Bootstrap(NamedTuple):
+    """A packed environment, and how nodes come to run from it.
+
+    `start` (bytes) is where its archive begins, which `program` unpacks; `size` (bytes) is the file's.
+    """
+
+    path: str
+    manifest: Manifest
+    start: int
+    program: str
+    size: int
+
+    def command(self, shared: Sequence[str], sent: str = "") -> list[str]:
+        """Return the command that starts an agent.
+
+        Args:
+            shared: the command that starts it from the shared file system, for nodes where this cannot be done.
+            sent: the path of a copy that was brought to the node, which is used and removed; empty: there is none.
+        """
+        held = self.manifest
+        words = [self.path, sent, self.start, held.digest, held.files, held.size, held.room, self.program, AGENT]
+        return ["/bin/sh", "-c", script(), "mainstay-stage", *map(str, words), *shared]
+
+
+@cache
+def script() -> str:
+    """Return the shell's lines, without their comments: they travel on a command line."""
+    lines = Path(__file__).with_name("node.sh").read_text().splitlines()
+    code = (line.partition("  # ")[0].strip() for line in lines if not line.lstrip().startswith("#"))
+    return "\n".join(filter(None, code))

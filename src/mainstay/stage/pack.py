@@ -1,0 +1,158 @@
+"""Packs an environment: its tree as one compressed file, whose head says what it holds."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, NamedTuple, cast
+
+import mainstay
+from mainstay.errors import StageError
+from mainstay.stage import head
+from mainstay.stage.environment import Environment, look
+from mainstay.stage.fingerprint import fingerprint
+from mainstay.stage.head import Manifest
+from mainstay.stage.plan import plan
+from mainstay.stage.tree import Tree
+from mainstay.stage.workshop import Workshop
+
+BLOCK = 4096  # bytes of a disk, which a file has for itself
+LEVEL = 3  # of compression: more takes long and gives little
+
+
+class Packed(NamedTuple):
+    """What `pack` made: the file, what it holds, its bytes, and what to tell of it."""
+
+    path: Path
+    manifest: Manifest
+    bytes: int
+    warnings: list[str]
+
+
+def pack(
+    environment: str | os.PathLike[str] | None,
+    output: str | os.PathLike[str],
+    *,
+    exclude: Iterable[str] = (),
+    include: Iterable[str | os.PathLike[str]] = (),
+) -> Packed:
+    """Pack an environment into one file.
+
+    Args:
+        environment: its directory, its interpreter, or None for the one that runs this.
+        output: the file, which ends in .tar.zst or .tar.gz; one that is there is replaced when all is written.
+        exclude: patterns of names in the tree to leave out, as "*/tests/*".
+        include: further directories whose modules are to be on the path.
+
+    Raises `StageError`.
+    """
+    path = Path(output)
+    kind = head.kind_of(path)
+    here = look(environment)
+    more = [os.path.abspath(place) for place in include]
+    if missing := [place for place in more if not os.path.isdir(place)]:
+        raise StageError(f"no directory {missing[0]!r}, which is to be included")
+    try:
+        with tempfile.TemporaryDirectory(prefix="mainstay-pack-") as directory:
+            libraries = os.environ.get("LD_LIBRARY_PATH", "").split(":")
+            found = plan(here, Workshop(directory), list(exclude), more, libraries)
+            manifest = _manifest(here, found.tree, found.sources)
+            written = _write(path, kind, found.tree, manifest)
+    except OSError as error:
+        raise StageError(f"{here.prefix} could not be packed into {path}: {error}") from error
+    return Packed(path, written, path.stat().st_size, found.warnings)
+
+
+def _manifest(here: Environment, tree: Tree, sources: list[str]) -> Manifest:
+    sizes = [file.size for name, file in tree.items() if not name.endswith(".pyc")]
+    return Manifest(
+        here.version, here.machine, mainstay.__version__, here.prefix, list(dict.fromkeys(sources)),
+        fingerprint(sources), len(sizes), sum(sizes), sum(-(-file.size // BLOCK) * BLOCK for file in tree.values()),
+    )  # fmt: skip
+
+
+def _write(path: Path, kind: str, tree: Tree, manifest: Manifest) -> Manifest:
+    """Write head and archive beside the file, and then put them in its place."""
+    fd, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(fd, "w+b") as file:
+            start = file.write(head.encode(manifest, kind))
+            file.flush()
+            with compressed(kind, file) as stream:
+                write_tar(tree, stream)
+            file.seek(start)
+            manifest = manifest._replace(digest=_digest(file))
+            file.seek(0)
+            file.write(head.encode(manifest, kind))
+        os.chmod(beside, 0o666 & ~_umask())
+        os.replace(beside, path)
+    except BaseException:
+        os.unlink(beside)
+        raise
+    return manifest
+
+
+def write_tar(tree: Tree, stream: IO[bytes]) -> None:
+    """Write the files of a tree, in the order of their names: the same tree gives the same bytes."""
+    with tarfile.open(fileobj=stream, mode="w|", format=tarfile.GNU_FORMAT, bufsize=1 << 20) as tar:
+        for name, file in sorted(tree.items()):
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mtime, entry.mode = file.size, file.mtime, (file.mode | 0o644) & 0o755
+            with open(file.path, "rb") as content:
+                tar.addfile(entry, content)
+
+
+@contextmanager
+def compressed(kind: str, file: IO[bytes]) -> Iterator[IO[bytes]]:
+    """Give a stream whose bytes go compressed into a file; the file is written when the block ends."""
+    if kind == "gzip":
+        with gzip.GzipFile(fileobj=file, mode="wb", compresslevel=LEVEL, mtime=0) as stream:
+            yield cast("IO[bytes]", stream)
+    elif program := shutil.which("zstd"):
+        yield from _by_program([program, f"-{LEVEL}", "-T0", "-q", "-c"], file)
+    else:
+        compressor = _zstandard().ZstdCompressor(LEVEL, threads=-1, write_checksum=True)
+        with compressor.stream_writer(file, closefd=False) as stream:
+            yield stream
+    file.flush()
+
+
+def _by_program(command: list[str], file: IO[bytes]) -> Iterator[IO[bytes]]:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=file) as program:  # noqa: S603
+        assert program.stdin is not None
+        with program.stdin:
+            yield program.stdin
+    if program.returncode:
+        raise StageError(f"{command[0]} ended with exit code {program.returncode}; is the disk full?")
+
+
+def _zstandard() -> Any:
+    try:
+        import zstandard
+    except ImportError as error:
+        raise StageError(
+            "neither the program zstd nor the package zstandard is installed: `pip install 'mainstay[stage]'`, "
+            "or give a name that ends in .tar.gz"
+        ) from error
+    return zstandard
+
+
+def _digest(file: IO[bytes]) -> str:
+    digest = hashlib.sha256()
+    while piece := file.read(1 << 20):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
