@@ -6,6 +6,7 @@ A launcher says why it cannot serve here (`why_not`), and starts agents (`start`
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -14,6 +15,7 @@ from mainstay.launch.process import AGENT
 if TYPE_CHECKING:
     from mainstay.stage.bootstrap import Bootstrap
 
+LIBRARIES = "LD_LIBRARY_PATH"
 AUTO = ("world", "srun", "pbs", "lsf", "mpiexec", "local", "serial")
 
 
@@ -30,7 +32,8 @@ class Invitation(NamedTuple):
 
     def environment(self) -> dict[str, str]:
         """Return the variables by which a launcher hands the invitation on."""
-        return {
+        told = {} if self.stage is None else {"MAINSTAY_STAGE_LIBRARIES": os.environ.get(LIBRARIES, "")}
+        return told | {
             "MAINSTAY_ADDRESS": self.addresses,
             "MAINSTAY_KEY": self.key,
             "MAINSTAY_LAUNCH": str(self.launch),
@@ -39,6 +42,12 @@ class Invitation(NamedTuple):
     def command(self, sent: str = "") -> list[str]:
         """Return the command that starts an agent; `sent` is where a copy of the packed environment is on the nodes."""
         return [*AGENT] if self.stage is None else self.stage.command(AGENT, sent)
+
+    @property
+    def hidden(self) -> tuple[str, ...]:
+        """Variables that launchers keep from a staged agent's shell, which would look on a shared file system for all
+        that it starts. The shell is told what they were."""
+        return () if self.stage is None else (LIBRARIES,)
 
     @property
     def directory(self) -> str | None:

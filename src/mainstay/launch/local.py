@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mainstay.launch import Invitation
-from mainstay.launch.process import Process
+from mainstay.launch.process import RANK_VARIABLES, Process
 
 
 class Local:
@@ -16,7 +16,8 @@ class Local:
         return None
 
     def start(self, invitation: Invitation) -> Process:
-        return Process(invitation.command(), invitation.environment(), directory=invitation.directory)
+        hidden = (*RANK_VARIABLES, *invitation.hidden)
+        return Process(invitation.command(), invitation.environment(), hidden=hidden, directory=invitation.directory)
 
 
 LAUNCHER = Local()

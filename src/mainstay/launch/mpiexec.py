@@ -49,7 +49,8 @@ class MpiExec:
             raise FileNotFoundError(self.why_not())
         environment = invitation.environment() | more
         if flavour_of(program) == "hydra":
-            argv = hydra_argv(program, self._hosts, invitation.command())
+            hidden = [word for name in invitation.hidden for word in ("-genv", name, "")]
+            argv = hydra_argv(program, self._hosts, [*hidden, *invitation.command()])
         else:
             told = [name for name in environment if name.startswith("MAINSTAY_")]
             argv = openmpi_argv(program, self._hosts, told, invitation.command())
@@ -64,7 +65,10 @@ class MpiExec:
 
 
 def hydra_argv(program: str, hosts: Sequence[str], command: Sequence[str]) -> list[str]:
-    """Return MPICH's command line. The pool sees to deaths itself, so Hydra must not end the other agents."""
+    """Return MPICH's command line. The pool sees to deaths itself, so Hydra must not end the other agents.
+
+    `command` is the agent's, perhaps with further flags of mpiexec before it.
+    """
     where = ["-hosts", ",".join(hosts)] if hosts else []
     return [program, "-disable-auto-cleanup", *where, "-ppn", "1", "-n", str(max(1, len(hosts))), *command]
 

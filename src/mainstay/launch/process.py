@@ -6,7 +6,9 @@ which `mpiexec` and `srun` end their processes on every host.
 
 from __future__ import annotations
 
+import functools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,6 +37,21 @@ if os.getppid() == int(sys.argv[1]):
 """
 
 
+@functools.cache
+def tether(setpriv: str | None) -> list[str]:
+    """Return the command that becomes a program after it has asked for a signal at its parent's death.
+
+    It is util-linux's `setpriv` where that knows how, from 2.33 on: to start a Python for it would cost hundreds of
+    metadata operations where Python lies on a shared file system.
+    """
+    asks = ["--pdeathsig", "TERM", "/bin/sh", "-c", 'test "$PPID" = "$1" && shift && exec "$@"', "mainstay"]
+    if setpriv is not None:
+        told = subprocess.run([setpriv, "--help"], capture_output=True, check=False)  # noqa: S603
+        if b"--pdeathsig" in told.stdout:
+            return [setpriv, *asks]
+    return [sys.executable, "-S", "-E", "-c", TETHER]
+
+
 class Process:
     """A running program; what it prints is kept for the reason why it ended.
 
@@ -54,7 +71,7 @@ class Process:
     ) -> None:
         self.nodes = nodes
         if tethered:
-            argv = [sys.executable, "-S", "-E", "-c", TETHER, str(os.getpid()), *argv]
+            argv = [*tether(shutil.which("setpriv")), str(os.getpid()), *argv]
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
         self._process = subprocess.Popen(  # noqa: S603  argv is ours
             argv,

@@ -70,7 +70,7 @@ class Srun:
         sent = "" if node or invitation.stage is None else send(invitation.stage, here)
         command = [*([f"--chdir={invitation.directory}"] if invitation.directory else []), *invitation.command(sent)]
         argv = srun_argv(program, here, version_of(program), command, node)
-        hidden = (*RANK_VARIABLES, *OPTIONS)
+        hidden = (*RANK_VARIABLES, *OPTIONS, *invitation.hidden)
         return Process(argv, environment, len(here.nodes), tethered=True, hidden=hidden, directory=invitation.directory)
 
 

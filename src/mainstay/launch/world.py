@@ -9,7 +9,7 @@ import os
 
 from mainstay import world
 from mainstay.launch import Invitation
-from mainstay.launch.process import Process
+from mainstay.launch.process import RANK_VARIABLES, Process
 
 
 class World:
@@ -46,7 +46,9 @@ class World:
             "MAINSTAY_SLOTS": str(here.local_size),
             "MAINSTAY_CORES": ",".join(map(str, sorted(cores))),
         }
-        return Process(invitation.command(), invitation.environment() | environment, directory=invitation.directory)
+        environment |= invitation.environment()
+        hidden = (*RANK_VARIABLES, *invitation.hidden)
+        return Process(invitation.command(), environment, hidden=hidden, directory=invitation.directory)
 
 
 def not_rank_0() -> str | None:

@@ -15,10 +15,13 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from typing import TYPE_CHECKING
 
 from mainstay.node.agent import Agent
-from mainstay.node.standing import Standing
 from mainstay.wire.address import Unreachable, from_text
+
+if TYPE_CHECKING:
+    from mainstay.node.standing import Standing
 
 
 def main() -> int:
@@ -31,7 +34,6 @@ def main() -> int:
         )
         job = os.environ.pop("MAINSTAY_GATE", "")
         cores = os.environ.pop("MAINSTAY_CORES", "")
-        standing = Standing.read(os.environ)
     except (KeyError, ValueError):
         print("mainstay.node is started by a launcher of mainstay.Executor, not by hand", file=sys.stderr)
         return 2
@@ -39,11 +41,19 @@ def main() -> int:
         if cores:
             os.sched_setaffinity(0, map(int, cores.split(",")))
         _gate = hold_gate(job) if job else None  # closed when this process ends
+        standing = stand() if {"MAINSTAY_STAGE_TREE", "MAINSTAY_STAGE_WHY"} & os.environ.keys() else None
         Agent(addresses, key, launch, slots, standing).run()
     except Unreachable as error:
         print(f"mainstay.node: {error}", file=sys.stderr)
         return 3
     return 0
+
+
+def stand() -> Standing:
+    """Return what is told of the environment that was, or was not, unpacked on this node."""
+    from mainstay.node.standing import Standing
+
+    return Standing.read(os.environ)
 
 
 def slots_of(text: str, *names: str) -> int | None:

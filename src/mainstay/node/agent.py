@@ -24,8 +24,7 @@ from typing import TYPE_CHECKING, Any
 from mainstay.node.home import Home
 from mainstay.node.output import Child, Output
 from mainstay.node.place import Place
-from mainstay.node.standing import Standing
-from mainstay.node.worker import Worker, describe_error, send_all
+from mainstay.node.worker import Worker, describe_error, send_all, take_place
 from mainstay.wire.address import Address, dial
 from mainstay.wire.frames import Bytes, Frame, FrameReader, Kind, encode
 from mainstay.wire.payload import load
@@ -33,6 +32,8 @@ from mainstay.wire.poller import READ, WRITE, Poller
 
 if TYPE_CHECKING:
     from resource import struct_rusage
+
+    from mainstay.node.standing import Standing
 
 HEARTBEATS = 6  # in the time after which a node that says nothing is taken for lost
 HELLO = 5.0  # seconds in which the client says how long that is
@@ -50,7 +51,7 @@ class Agent:
         key: bytes,
         launch: int,
         slots: int | None = None,
-        standing: Standing = Standing(),  # noqa: B008  it is never changed
+        standing: Standing | None = None,
     ) -> None:
         self._sock, reached = dial(addresses, key)
         self._addresses, self._key = [reached, *addresses], key  # the workers try first what served their agent
@@ -70,7 +71,7 @@ class Agent:
         self._end_at: float | None = None  # set when the client said stop
         cores = len(os.sched_getaffinity(0))
         hello = {"host": self._host, "pid": os.getpid(), "cores": cores, "slots": slots, "launch": launch}
-        hello["stage"] = standing.told()
+        hello["stage"] = None if standing is None else standing.told()
         self._sock.sendall(b"".join(encode(Kind.AGENT_HELLO, pickle.dumps(hello))))
 
     def run(self) -> None:
@@ -88,7 +89,8 @@ class Agent:
             self._end_all()
             if self._home is not None:
                 self._home.remove()
-            self._standing.leave()
+            if self._standing is not None:
+                self._standing.leave()
 
     def _turn(self) -> None:
         soonest = self._beat if self._end_at is None else self._end_at
@@ -113,7 +115,7 @@ class Agent:
             for pid in [*pids, *self._porters]:
                 os.waitpid(pid, 0)
             self._porters.clear()
-        if left := self._standing.left():
+        if self._standing is not None and (left := self._standing.left()):
             self._unsent.extend(memoryview(piece) for piece in encode(Kind.OUTPUT, left.encode(), attempt=1))
         self._sock.settimeout(LAST_WORDS)
         for piece in self._unsent:
@@ -140,7 +142,7 @@ class Agent:
             self._setup = load(frame.body)
             self._home = Home(self._setup.get("scratch"), self._host, os.getpid())
             self._beat = monotonic()
-            self._standing.prepare(self._setup)
+            take_place(self._setup, self._standing)
         elif frame.kind == Kind.FORK:
             self._fork(frame.number)
         elif frame.kind == Kind.KILL:

@@ -4,6 +4,7 @@ Of the latter the shell that did so (`stage/node.sh`) tells by variables:
 
 MAINSTAY_STAGE_TREE       where the environment is; the working directory is one of this pool, WORK/tasks
 MAINSTAY_STAGE_TOOK       the seconds in which it was unpacked; 0: it was there
+MAINSTAY_STAGE_SENT       whether it was unpacked from a copy that had been sent here: "yes" or empty
 MAINSTAY_STAGE_HOME       the user's HOME, in place of which there is one of this node
 MAINSTAY_STAGE_LIBRARIES  LD_LIBRARY_PATH, in which this Python is not to look, but other programs may have to
 MAINSTAY_STAGE_WHY        or else why this is not so, and the environment is the client's
@@ -20,10 +21,11 @@ from mainstay.node.home import remove
 
 
 class Standing(NamedTuple):
-    """What the shell told; all empty where nothing is staged."""
+    """What the shell told, and the directory of this pool that it made."""
 
     tree: str = ""
     took: str = ""
+    sent: str = ""
     home: str = ""
     libraries: str = ""
     why: str = ""
@@ -35,31 +37,32 @@ class Standing(NamedTuple):
         told = {name: environ.pop(f"MAINSTAY_STAGE_{name.upper()}", "") for name in cls._fields[:-1]}
         return cls(**told, work=os.path.dirname(os.getcwd()) if told["tree"] else "")
 
-    def told(self) -> dict[str, Any] | None:
-        """Return what the client is to know; None where nothing is staged."""
-        if not self.tree and not self.why:
-            return None
-        return {"took": float(self.took or 0), "why": self.why, "imports": self._from_elsewhere()}
+    def told(self) -> dict[str, Any]:
+        """Return what the client is to know."""
+        return {
+            "took": float(self.took or 0),
+            "sent": bool(self.sent),
+            "why": self.why,
+            "imports": self._from_elsewhere(),
+        }
 
     def _from_elsewhere(self) -> int:
         """Return how many modules this process has that are not from the tree."""
         files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
         return sum(file is not None and not file.startswith(f"{self.tree}/") for file in files)
 
-    def prepare(self, setup: dict[str, Any]) -> None:
-        """Make this process look like the client's, as far as it is to: directory and module path."""
-        sys.argv[:] = setup["argv"]
+    def prepare(self, setup: dict[str, Any]) -> tuple[str, list[str]]:
+        """Bring the user's modules here, and return the working directory and the module path to have."""
         if not self.tree:
-            _enter(setup["directory"])
-            sys.path[:] = setup["path"]
-            return
+            return setup["directory"], setup["path"]
         staged = setup["stage"]
-        sys.path[:0] = [*self._unpack(staged["modules"]), *staged["path"]]
+        path = [*self._unpack(staged["modules"]), *staged["path"], *sys.path]
         if self.libraries:
             os.environ["LD_LIBRARY_PATH"] = self.libraries
-        if not staged["local"]:
-            os.environ["HOME"] = self.home
-            _enter(setup["directory"])
+        if staged["local"]:
+            return os.getcwd(), path
+        os.environ["HOME"] = self.home
+        return setup["directory"], path
 
     def _unpack(self, directories: list[list[tuple[str, int, bytes]]]) -> list[str]:
         """Write the user's modules, and return where."""
@@ -91,10 +94,3 @@ class Standing(NamedTuple):
         """Remove what was made for this pool, but not what its tasks left."""
         if self.work and not os.listdir(os.path.join(self.work, "tasks")):
             remove(self.work)
-
-
-def _enter(directory: str) -> None:
-    try:
-        os.chdir(directory)
-    except OSError:
-        sys.stderr.write(f"mainstay: no {directory} on this node; workers run in {os.getcwd()}\n")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import pickle
 import socket
+import sys
 from collections import deque
 from collections.abc import Callable
 from time import perf_counter
@@ -25,6 +26,7 @@ from mainstay.wire.payload import Payload, dump, load
 if TYPE_CHECKING:
     from mainstay.journal.witness import Witness
     from mainstay.node.place import Place
+    from mainstay.node.standing import Standing
 
 SPIN = 100e-6
 FLUSH = 500e-6
@@ -226,3 +228,17 @@ def describe_error(error: BaseException) -> bytes:
 
 def _micros(seconds: float) -> int:
     return min(int(seconds * 1e6), 0xFFFFFFFF)
+
+
+def take_place(setup: dict[str, Any], standing: Standing | None) -> None:
+    """Make this process look like the client's: directory and module path, unless it stands in an environment of its
+    own."""
+    directory, path = (setup["directory"], setup["path"]) if standing is None else standing.prepare(setup)
+    try:
+        os.chdir(directory)
+    except OSError:
+        sys.stderr.write(f"mainstay: no {directory} on this node; workers run in {os.getcwd()}\n")
+    sys.path[:] = path
+    sys.argv[:] = setup["argv"]
+    for name in setup.get("preload", ()):
+        __import__(name)

@@ -44,7 +44,7 @@ def automatic(log: Callable[[int, str], None]) -> Path:
 
 def _is_current(path: Path) -> bool:
     try:
-        manifest, _ = head.read(path)
+        manifest, *_ = head.read(path)
     except StageError:
         return False
     return manifest.mainstay == mainstay.__version__ and manifest.fingerprint == fingerprint(manifest.sources)

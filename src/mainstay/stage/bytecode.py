@@ -11,7 +11,7 @@ import subprocess
 
 from mainstay.errors import StageError
 from mainstay.stage.tree import File, Tree, file_at
-from mainstay.stage.workshop import Workshop
+from mainstay.stage.workshop import TIME, Workshop
 
 SECONDS = 1200.0  # for all that is to be compiled
 # Run by the interpreter of the environment, whose bytecode it is to be. What cannot be compiled has none.
@@ -46,7 +46,8 @@ def add_bytecode(tree: Tree, python: str, tag: str, workshop: Workshop) -> int:
             tree[pyc(name, tag)] = found
     if missing:
         _compile(python, list(missing.values()), workshop)
-    tree.update((name, file_at(place)) for name, (_, place) in missing.items() if os.path.exists(place))
+    made = {name: file_at(place) for name, (_, place) in missing.items() if os.path.exists(place)}
+    tree.update((name, file._replace(mtime=TIME)) for name, file in made.items())
     return len(missing)
 
 

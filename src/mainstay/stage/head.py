@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -58,13 +59,14 @@ def encode(manifest: Manifest, kind: str) -> bytes:
     return GZIP + struct.pack("<H2sH", len(body) + 4, b"MS", len(body)) + body + EMPTY
 
 
-def read(path: Path) -> tuple[Manifest, int]:
-    """Return what a file holds, and the bytes of its head. Raises `StageError` for a file of another kind."""
+def read(path: Path) -> tuple[Manifest, int, int]:
+    """Return what a file holds, the bytes of its head and all its bytes. Raises `StageError` for another file."""
     kind = kind_of(path)
     try:
         with path.open("rb") as file:
-            body, size = _body(file, kind)
-        return Manifest(**json.loads(body)), size
+            body, start = _body(file, kind)
+            size = file.seek(0, os.SEEK_END)
+        return Manifest(**json.loads(body)), start, size
     except OSError as error:
         raise StageError(f"{path}: {error.strerror}; `mainstay stage -o {path}` makes one") from error
     except (ValueError, TypeError, struct.error) as error:

@@ -20,13 +20,8 @@ def own_directories(path: Iterable[str], packed: Iterable[str]) -> list[str]:
     """Return the directories of a module path that belong to the user: neither packed nor of this environment."""
     paths = sysconfig.get_paths()
     known = [*packed, sys.prefix, sys.base_prefix, sys.exec_prefix, paths["stdlib"], paths["purelib"], paths["platlib"]]
-    known = [os.path.realpath(place) for place in known]
-    absolute = [os.path.abspath(place) for place in path]
-    return [
-        place
-        for place in dict.fromkeys(absolute)
-        if os.path.isdir(place) and not any(is_below(os.path.realpath(place), root) for root in known)
-    ]
+    absolute = dict.fromkeys(os.path.abspath(place) for place in path)
+    return [place for place in absolute if not any(is_below(place, root) for root in known) and os.path.isdir(place)]
 
 
 def collect(directories: list[str]) -> tuple[list[Modules], list[str]]:

@@ -15,7 +15,11 @@
 archive=$1 sent=$2 start=$3 digest=$4 files=$5 size=$6 room=$7 how=$8 code=$9
 shift 9  # what is left runs the agent from the shared file system
 days=${MAINSTAY_STAGE_DAYS:-7}  # without use, after which a tree is removed
-uid=$(id -u) why='' home='' fresh='' tried=''
+system=/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin
+path=$PATH libraries=${MAINSTAY_STAGE_LIBRARIES-$LD_LIBRARY_PATH}
+unset LD_LIBRARY_PATH MAINSTAY_STAGE_LIBRARIES  # what is started here would look on the shared file system first
+PATH=$system:$PATH
+uid=$(id -u) why='' home='' fresh='' brought='' tried=''
 read -r begun _ </proc/uptime
 
 # Whether a directory is of this node, and may be written to.
@@ -80,14 +84,13 @@ unpack() {
     new=$home/$digest.new
     rm -rf "$new" "$new".*  # of one that was killed
     from=$archive
-    [ -n "$sent" ] && [ -r "$sent" ] && from=$sent
-    mkdir "$new" && mkfifo "$new.pipe" || { why="$home cannot be written to"; return 1; }
-    sha256sum <"$new.pipe" >"$new.sum" &
-    { tail -c "+$((start + 1))" "$from" | tee "$new.pipe" | "$how" -dc | tar -x -o -f - -C "$new"; } 2>"$new.said"
-    status=$?
-    wait $!
-    read -r found _ <"$new.sum"
-    if [ "$status" != 0 ] || [ "$found" != "$digest" ] || ! is_whole "$new"; then
+    [ -n "$sent" ] && [ -r "$sent" ] && from=$sent brought=yes
+    mkdir "$new" || { why="$home cannot be written to"; return 1; }
+    sum=$({
+        tail -c "+$((start + 1))" "$from" | tee /dev/fd/3 | "$how" -dc | tar -x -o -f - -C "$new" >/dev/null &&
+            : >"$new.done"
+    } 3>&1 2>"$new.said" | sha256sum)
+    if [ ! -e "$new.done" ] || [ "${sum%% *}" != "$digest" ] || ! is_whole "$new"; then
         why="$from did not unpack whole into $home: $(tail -c 300 "$new.said" | tr '\n' ' ')"
     elif ! said=$("$new/bin/python3" -s -c 'import mainstay.node.agent' 2>&1); then
         why="its Python does not run on this node: $(echo "$said" | tail -n 1)"
@@ -100,7 +103,7 @@ unpack() {
 }
 
 stand() {
-    for tool in flock sha256sum mkfifo find awk df stat tail tee tar "$how"; do
+    for tool in flock sha256sum find awk df stat tail tee tar "$how"; do
         command -v "$tool" >/dev/null || { why="there is no program $tool on this node"; return 1; }
     done
     choose || return 1
@@ -130,13 +133,14 @@ staged=$?
 [ -z "$sent" ] || rm -f "$sent"
 if [ "$staged" != 0 ]; then
     exec 7<&- 8>&- 9>&-
-    export MAINSTAY_STAGE_WHY="${why:-$home cannot be used}"
+    export MAINSTAY_STAGE_WHY="${why:-$home cannot be used}" PATH="$path"
+    [ -z "$libraries" ] || export LD_LIBRARY_PATH="$libraries"
     exec "$@"
 fi
 read -r now _ </proc/uptime
-export MAINSTAY_STAGE_TREE="$tree" MAINSTAY_STAGE_HOME="$HOME" MAINSTAY_STAGE_LIBRARIES="$LD_LIBRARY_PATH"
+export MAINSTAY_STAGE_TREE="$tree" MAINSTAY_STAGE_SENT="$brought" MAINSTAY_STAGE_HOME="$HOME" MAINSTAY_STAGE_LIBRARIES="$libraries"
 export MAINSTAY_STAGE_TOOK="$(LC_ALL=C awk "BEGIN { print ${fresh:+$now - $begun +} 0 }")"
-export HOME="$home/home" PATH="$tree/bin:$PATH"
-unset LD_LIBRARY_PATH PYTHONHOME PYTHONPATH PYTHONPYCACHEPREFIX PYTHONSTARTUP VIRTUAL_ENV
+export HOME="$home/home" PATH="$tree/bin:$path"
+unset PYTHONHOME PYTHONPATH PYTHONPYCACHEPREFIX PYTHONSTARTUP VIRTUAL_ENV
 [ -z "$CONDA_PREFIX" ] || export CONDA_PREFIX="$tree"
 exec "$tree/bin/python3" -s -c "$code"

