@@ -27,22 +27,21 @@ class WorkerInfo(NamedTuple):
 class Staged(NamedTuple):
     """How the nodes have come to their environment.
 
-    `size` (bytes) of the file; `seconds` in which the slowest node unpacked it, 0 where all had it; `sent`: whether
-    it was read once and sent to the nodes; `nodes` that run from it, of `of`; `imports`: how many modules came from
-    elsewhere; `origin`: the directory that was packed.
+    `way` says how, for people; `size` (bytes) of the file; `seconds` that the slowest node took, 0 where all had it;
+    `nodes` that run from it, of `of`; `imports`: how many modules came from elsewhere; `origin`: the directory that
+    was packed.
     """
 
+    way: str
     size: int
     seconds: float
-    sent: bool
     nodes: int
     of: int
     imports: int
     origin: str
 
     def __str__(self) -> str:
-        once = "read once and sent to the nodes" if self.sent else "read once per node"
-        how = f"{once} ({size(self.size)}, {self.seconds:.1f} s)" if self.seconds else "was on the nodes"
+        how = f"{self.way} ({size(self.size)}, {self.seconds:.1f} s)" if self.seconds else "was on the nodes"
         where = "" if self.nodes == self.of else f" on {self.nodes} of {self.of} nodes"
         return f"environment {how}{where}, {self.imports} imports from {self.origin}"
 

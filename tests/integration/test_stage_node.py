@@ -6,6 +6,7 @@ import fcntl
 import os
 import shutil
 import signal
+import tempfile
 import time
 from pathlib import Path
 
@@ -18,12 +19,21 @@ KINDS = [
     pytest.param(kind, marks=pytest.mark.skipif(shutil.which(program) is None, reason=f"no {program}"))
     for kind, program in [("tar.zst", "zstd"), ("tar.gz", "gzip")]
 ]
+NOBODY = 65534
 OLD = 8 * 24 * 3600  # seconds
 
 
 @pytest.fixture
 def node(tmp_path) -> Node:
     return Node(tmp_path / "disk", TMPDIR="", LD_LIBRARY_PATH="/shared/lib")
+
+
+@pytest.fixture
+def open_path():
+    """A directory that every user may enter."""
+    with tempfile.TemporaryDirectory(prefix="mainstay-test-") as directory:
+        os.chmod(directory, 0o755)
+        yield Path(directory)
 
 
 @pytest.fixture
@@ -44,6 +54,27 @@ def test_it_is_unpacked_once_and_found_by_the_next(tmp_path, node, kind):
     os.unlink(stage.path)  # the next does not so much as look at it
     second = node.run(stage)
     assert (second["tree"], second["took"]) == (first["tree"], "0")
+
+
+@pytest.mark.skipif(shutil.which("sqfstar") is None, reason="no squashfs-tools")
+@pytest.mark.parametrize("uid", [None, NOBODY])
+def test_an_image_is_mounted_as_long_as_the_agent_lives(open_path, uid):
+    if uid and (os.geteuid() or shutil.which("squashfuse") is None):
+        pytest.skip("not root, or no squashfuse")
+    node = Node(open_path / "disk", uid, TMPDIR="")
+    stage = archive(open_path / "env.sqfs")
+    for _ in range(2):
+        with node.start(stage) as shell:
+            told = node.told(shell)
+            if uid is None and told["why"]:
+                pytest.skip(told["why"])
+            assert told["tree"] == f"{Path(told['cwd']).parent}/image"
+            shell.kill()
+        wait_until(lambda: str(node.home) not in Path("/proc/mounts").read_text())
+    assert len([name for name in os.listdir(node.home) if name.startswith("work-")]) == 1
+    with open(stage.path, "ab") as file:
+        file.write(b"more")
+    assert "has not the length" in node.run(stage)["why"]
 
 
 def test_those_that_come_together_unpack_once(node, stage):
@@ -150,7 +181,5 @@ def test_another_users_directory_is_not_trusted(tmp_path, node, stage):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     node.home.symlink_to(elsewhere)
-    told = node.run(stage)
-    assert not told["why"]
+    assert "no room" in node.run(stage)["why"]
     assert not os.listdir(elsewhere)
-    shutil.rmtree(Path(told["tree"]))  # in /tmp

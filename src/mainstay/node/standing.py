@@ -91,6 +91,9 @@ class Standing(NamedTuple):
         )
 
     def leave(self) -> None:
-        """Remove what was made for this pool, but not what its tasks left."""
-        if self.work and not os.listdir(os.path.join(self.work, "tasks")):
+        """Remove what was made for this pool, but not what its tasks left.
+
+        With a mounted image that is left to the next pool: it is mounted until this process has ended.
+        """
+        if self.work and not os.path.ismount(self.tree) and not os.listdir(os.path.join(self.work, "tasks")):
             remove(self.work)

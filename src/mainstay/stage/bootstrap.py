@@ -24,6 +24,13 @@ sys.exit(node.main())
 """
 
 
+# Before a shell that is to mount: where it may, it gets a name space for what it mounts, which ends with its processes.
+APART = """\
+unshare --mount --propagation slave true 2>/dev/null && exec unshare --mount --propagation slave /bin/sh -c "$0" "$@"
+exec /bin/sh -c "$0" "$@"
+"""
+
+
 class Bootstrap(NamedTuple):
     """A packed environment, and how nodes come to run from it.
 
@@ -36,6 +43,12 @@ class Bootstrap(NamedTuple):
     program: str
     size: int
 
+    def way(self, sent: bool) -> str:
+        """Return how nodes come to it, for people; `sent` says whether all that unpacked it had been sent a copy."""
+        if self.program == "squashfs":
+            return "mounted on each node"
+        return "read once and sent to the nodes" if sent else "read once per node"
+
     def command(self, shared: Sequence[str], sent: str = "") -> list[str]:
         """Return the command that starts an agent.
 
@@ -44,8 +57,10 @@ class Bootstrap(NamedTuple):
             sent: the path of a copy that was brought to the node, which is used and removed; empty: there is none.
         """
         held = self.manifest
-        words = [self.path, sent, self.start, held.digest, held.files, held.size, held.room, self.program, AGENT]
-        return ["/bin/sh", "-c", script(), "mainstay-stage", *map(str, words), *shared]
+        size = self.size if self.program == "squashfs" else held.size
+        words = [self.path, sent, self.start, held.digest, held.files, size, held.room, self.program, AGENT]
+        shell = ["/bin/sh", "-c", APART] if self.program == "squashfs" else ["/bin/sh", "-c"]
+        return [*shell, script(), "mainstay-stage", *map(str, words), *shared]
 
 
 @cache

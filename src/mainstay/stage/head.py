@@ -18,7 +18,9 @@ SKIPPABLE = 0x184D2A50
 GZIP = b"\x1f\x8b\x08\x04" + bytes(6)  # deflate, with an extra field; no time, no system
 EMPTY = b"\x03\x00" + bytes(8)  # deflated, its checksum and its size
 LARGEST = 0xFFFF - 4  # bytes of an extra field, less its own head
-KINDS = {".tar.zst": "zstd", ".tar.gz": "gzip"}
+IMAGE = b"mainstay stage\n"
+BLOCK = 4096  # bytes; where an image begins must be a multiple
+KINDS = {".tar.zst": "zstd", ".tar.gz": "gzip", ".sqfs": "squashfs"}
 
 
 class Manifest(NamedTuple):
@@ -42,7 +44,7 @@ class Manifest(NamedTuple):
 
 
 def kind_of(path: Path) -> str:
-    """Return "zstd" or "gzip", by the file's name. Raises `StageError`."""
+    """Return "zstd", "gzip" or "squashfs", by the file's name. Raises `StageError`."""
     for ending, kind in KINDS.items():
         if path.name.endswith(ending):
             return kind
@@ -56,6 +58,8 @@ def encode(manifest: Manifest, kind: str) -> bytes:
         raise StageError(f"the environment has too many sources: {len(manifest.sources)} directories")
     if kind == "zstd":
         return struct.pack("<II", SKIPPABLE, len(body)) + body
+    if kind == "squashfs":
+        return (IMAGE + struct.pack("<I", len(body)) + body).ljust(_whole_blocks(len(body)), b"\0")
     return GZIP + struct.pack("<H2sH", len(body) + 4, b"MS", len(body)) + body + EMPTY
 
 
@@ -79,9 +83,19 @@ def _body(file: BinaryIO, kind: str) -> tuple[bytes, int]:
         if magic != SKIPPABLE:
             raise ValueError("it has no head")
         return file.read(length), 8 + length
+    if kind == "squashfs":
+        if file.read(len(IMAGE)) != IMAGE:
+            raise ValueError("it has no head")
+        (length,) = struct.unpack("<I", file.read(4))
+        return file.read(length), _whole_blocks(length)
     if file.read(len(GZIP)) != GZIP:
         raise ValueError("it has no head")
     _, name, length = struct.unpack("<H2sH", file.read(6))
     if name != b"MS":
         raise ValueError("its head is another program's")
     return file.read(length), len(GZIP) + 6 + length + len(EMPTY)
+
+
+def _whole_blocks(length: int) -> int:
+    """Return the bytes of an image's head, given those of what it says."""
+    return -(-(len(IMAGE) + 4 + length) // BLOCK) * BLOCK

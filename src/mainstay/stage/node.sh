@@ -20,6 +20,10 @@ path=$PATH libraries=${MAINSTAY_STAGE_LIBRARIES-$LD_LIBRARY_PATH}
 unset LD_LIBRARY_PATH MAINSTAY_STAGE_LIBRARIES  # what is started here would look on the shared file system first
 PATH=$system:$PATH
 uid=$(id -u) why='' home='' fresh='' brought='' tried=''
+unpacks=yes
+[ "$how" = squashfs ] && unpacks=''
+# What becomes of the directory of a pool that has ended: a process that mounted an image may have been killed.
+sweep='rmdir "$1/tasks" && { [ ! -d "$1/image" ] || rmdir "$1/image" || fusermount3 -u -z "$1/image"; rm -rf "$1"; }'
 read -r begun _ </proc/uptime
 
 # Whether a directory is of this node, and may be written to.
@@ -51,16 +55,16 @@ remove_unused() (
     [ $# = 0 ] || find . -maxdepth 1 -name 'work-*' "$@" -exec flock -n {} rm -rf {} ';'
 )
 
-# Have `home`, where the tree is already or where there is room for it.
+# Have `home`, where the tree is already or where there is room for it: in MAINSTAY_STAGE_DIR, or else in one of three.
 choose() {
-    for base in "$MAINSTAY_STAGE_DIR" "$TMPDIR" /tmp /dev/shm; do
+    for base in "${MAINSTAY_STAGE_DIR:-$TMPDIR}" "${MAINSTAY_STAGE_DIR:-/tmp}" "${MAINSTAY_STAGE_DIR:-/dev/shm}"; do
         [ -d "$base/mainstay-stage-$uid/$digest" ] && serves "$base" && settle "$base" && return
     done
-    for base in "$MAINSTAY_STAGE_DIR" "$TMPDIR" /tmp /dev/shm; do
+    for base in "${MAINSTAY_STAGE_DIR:-$TMPDIR}" "${MAINSTAY_STAGE_DIR:-/tmp}" "${MAINSTAY_STAGE_DIR:-/dev/shm}"; do
         serves "$base" || continue
         has_room "$base" || remove_unused "$base/mainstay-stage-$uid"
         has_room "$base" && settle "$base" && return
-        tried="$tried $base"
+        [ "$base" = "$MAINSTAY_STAGE_DIR" ] && tried=" $base" || tried="$tried $base"
     done
     why="no room for $((room / 1000000)) MB in${tried:- any local directory}; MAINSTAY_STAGE_DIR may name another"
     return 1
@@ -102,15 +106,32 @@ unpack() {
     [ -z "$why" ]
 }
 
+# Mount an image: by the kernel, in a name space that ends with the agent, or by a process that ends with it.
+mount_image() {
+    tree=$work/image
+    [ "$(stat -c %s "$archive")" = "$size" ] || { why="$archive has not the length that it had"; return 1; }
+    mkdir "$tree" || return 1
+    fresh=yes
+    [ "$uid" = 0 ] && mount -t squashfs -o "loop,ro,offset=$start" "$archive" "$tree" && return
+    for tool in squashfuse setpriv; do
+        command -v "$tool" >/dev/null || { why="an image wants root, or squashfuse and setpriv; there is no $tool"; return 1; }
+    done
+    setpriv --pdeathsig TERM squashfuse -f -o "offset=$start" "$archive" "$tree" 7<&- 8>&- 9>&- >/dev/null &
+    until [ -x "$tree/bin/python3" ]; do
+        kill -0 $! || { why="squashfuse could not mount $archive"; return 1; }
+        sleep 0.02
+    done
+}
+
 stand() {
-    for tool in flock sha256sum find awk df stat tail tee tar "$how"; do
+    for tool in flock sha256sum find awk df stat tail tee tar ${unpacks:+"$how"}; do
         command -v "$tool" >/dev/null || { why="there is no program $tool on this node"; return 1; }
     done
     choose || return 1
     tree=$home/$digest
     exec 8>>"$home/$digest.make" 9>>"$home/$digest.lock"
     flock 8
-    if ! is_whole "$tree"; then
+    if [ -n "$unpacks" ] && ! is_whole "$tree"; then
         flock -n 9 || { why="$tree is damaged, and in use"; return 1; }
         unpack || return 1
     fi
@@ -120,11 +141,12 @@ stand() {
     remove_unused "$home" -mmin "+$((days * 1440))"
     exec 8>>"$home/make"
     flock 8
-    find "$home" -maxdepth 1 -name 'work-*' -exec flock -n {} sh -c 'rmdir "$1/tasks" && rm -rf "$1"' sh {} ';'
+    find "$home" -maxdepth 1 -name 'work-*' -exec flock -n {} sh -c "$sweep" sh {} ';'
     mkdir -p -m 700 "$home/home" && work=$(mktemp -d "$home/work-XXXXXX") && mkdir "$work/tasks" || return 1
     exec 7<"$work"
     flock -s 7
     exec 8>&-
+    [ -n "$unpacks" ] || mount_image || return 1
     cd "$work/tasks"
 }
 
@@ -139,7 +161,7 @@ if [ "$staged" != 0 ]; then
 fi
 read -r now _ </proc/uptime
 export MAINSTAY_STAGE_TREE="$tree" MAINSTAY_STAGE_SENT="$brought" MAINSTAY_STAGE_HOME="$HOME" MAINSTAY_STAGE_LIBRARIES="$libraries"
-export MAINSTAY_STAGE_TOOK="$(LC_ALL=C awk "BEGIN { print ${fresh:+$now - $begun +} 0 }")"
+export MAINSTAY_STAGE_TOOK="$(LC_ALL=C awk "BEGIN { print ${fresh:+$now - $begun +} 0 }")" 
 export HOME="$home/home" PATH="$tree/bin:$path"
 unset PYTHONHOME PYTHONPATH PYTHONPYCACHEPREFIX PYTHONSTARTUP VIRTUAL_ENV
 [ -z "$CONDA_PREFIX" ] || export CONDA_PREFIX="$tree"
