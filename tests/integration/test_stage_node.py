@@ -6,7 +6,6 @@ import fcntl
 import os
 import shutil
 import signal
-import tempfile
 import time
 from pathlib import Path
 
@@ -19,21 +18,12 @@ KINDS = [
     pytest.param(kind, marks=pytest.mark.skipif(shutil.which(program) is None, reason=f"no {program}"))
     for kind, program in [("tar.zst", "zstd"), ("tar.gz", "gzip")]
 ]
-NOBODY = 65534
 OLD = 8 * 24 * 3600  # seconds
 
 
 @pytest.fixture
 def node(tmp_path) -> Node:
     return Node(tmp_path / "disk", TMPDIR="", LD_LIBRARY_PATH="/shared/lib")
-
-
-@pytest.fixture
-def open_path():
-    """A directory that every user may enter."""
-    with tempfile.TemporaryDirectory(prefix="mainstay-test-") as directory:
-        os.chmod(directory, 0o755)
-        yield Path(directory)
 
 
 @pytest.fixture
@@ -57,17 +47,15 @@ def test_it_is_unpacked_once_and_found_by_the_next(tmp_path, node, kind):
 
 
 @pytest.mark.skipif(shutil.which("sqfstar") is None, reason="no squashfs-tools")
-@pytest.mark.parametrize("uid", [None, NOBODY])
-def test_an_image_is_mounted_as_long_as_the_agent_lives(open_path, uid):
-    if uid and (os.geteuid() or shutil.which("squashfuse") is None):
-        pytest.skip("not root, or no squashfuse")
-    node = Node(open_path / "disk", uid, TMPDIR="")
-    stage = archive(open_path / "env.sqfs")
+@pytest.mark.parametrize("way", ["kernel", "squashfuse"])
+def test_an_image_is_mounted_as_long_as_the_agent_lives(tmp_path, way):
+    node = Node(tmp_path / "disk", "mount -t squashfs" if way == "squashfuse" else "")
+    stage = archive(tmp_path / "env.sqfs")
     for _ in range(2):
         with node.start(stage) as shell:
             told = node.told(shell)
-            if uid is None and told["why"]:
-                pytest.skip(told["why"])
+            if "squashfuse" in told["why"]:
+                pytest.skip(told["why"])  # this machine cannot mount in that way
             assert told["tree"] == f"{Path(told['cwd']).parent}/image"
             shell.kill()
         wait_until(lambda: str(node.home) not in Path("/proc/mounts").read_text())
