@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         RemoteTraceback,
         ScratchError,
         ScratchFull,
+        StageError,
         StagingError,
         TaskTimeout,
         UnreliableKey,
@@ -30,9 +31,11 @@ if TYPE_CHECKING:
     from mainstay.journal.keys import memo
     from mainstay.node.context import task
     from mainstay.node.scratch import scratch, staged
+    from mainstay.stage.staged import Stage
 
 _PLACES = {
     "Executor": "executor",
+    "Stage": "stage.staged",
     "memo": "journal.keys",
     "scratch": "node.scratch",
     "staged": "node.scratch",
@@ -51,6 +54,7 @@ _PLACES = {
             "RemoteTraceback",
             "ScratchError",
             "ScratchFull",
+            "StageError",
             "StagingError",
             "TaskTimeout",
             "UnreliableKey",
@@ -74,6 +78,8 @@ __all__ = [
     "RemoteTraceback",
     "ScratchError",
     "ScratchFull",
+    "Stage",
+    "StageError",
     "StagingError",
     "TaskTimeout",
     "UnreliableKey",

@@ -59,7 +59,7 @@ class Executor(concurrent.futures.Executor):
         retry_failed: whether calls that failed in an earlier run, by the journal, run again.
         scratch: the directory of each node in which the pool makes its own for scratch files; variables and ~ in it
             are the node's; None: the first that serves of SLURM_TMPDIR, TMPDIR and /tmp.
-        stage: a file made by `mainstay stage`, "auto", or a `mainstay.stage.staged.Stage`: each node reads that one
+        stage: a file made by `mainstay stage`, "auto", or a `Stage`: each node reads that one
             file and runs workers from its own copy, in a directory and with a HOME of the node; None: workers run from
             the environment that runs this program.
         log: called with each line that tells of launches; None: the logger "mainstay" (its start at INFO,
