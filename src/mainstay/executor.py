@@ -17,7 +17,7 @@ from mainstay.broker import Broker
 from mainstay.errors import JournalError
 from mainstay.futures import Future
 from mainstay.launch import Launcher, chain
-from mainstay.launches import Log
+from mainstay.launches import Log, prepare_stage
 from mainstay.options import Options
 from mainstay.orders import Task
 from mainstay.report import Description, WorkerInfo
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from mainstay.journal.store import Store
     from mainstay.journal.witness import Witness
     from mainstay.keeping import Entry, Keeper
-    from mainstay.stage.bootstrap import Bootstrap
     from mainstay.stage.staged import Stage
 
 T = TypeVar("T")
@@ -108,7 +107,7 @@ class Executor(concurrent.futures.Executor):
         setup = settings.setup(preload, initializer, initargs, scratch, node_timeout)
         interrupts.install()
         say = _logger(log)
-        staged = None if stage is None else _stage(stage, setup, say)
+        staged = prepare_stage(stage, setup, say)
         self._keeper = None if journal is None else self._open_journal(journal, journal_sync, say)
         self._broker = self._new_broker(launchers, max_workers, setup, start_timeout, say)
         self._broker.launches.stage = staged
@@ -382,12 +381,6 @@ def _serve_in_world(limit: float) -> None:
     if here is not None and here.rank > 0:
         world.attend(here, limit)
         world.leave()
-
-
-def _stage(stage: str | os.PathLike[str] | Stage, setup: dict[str, Any], log: Log) -> Bootstrap | None:
-    from mainstay.stage.staged import prepare
-
-    return prepare(stage, setup, log)
 
 
 def _logger(log: Callable[[str], object] | None) -> Log:

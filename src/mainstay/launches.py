@@ -8,16 +8,18 @@ why_not ──no──▶ start ──▶ agents come ──▶ it ends, or brin
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mainstay.errors import LaunchError
 from mainstay.launch import Invitation, Launched, Launcher
 
 if TYPE_CHECKING:
     from mainstay.stage.bootstrap import Bootstrap
+    from mainstay.stage.staged import Stage
 
 REJOIN = 15.0  # seconds between two attempts to start an agent on a node that was lost
 MOST_FRUITLESS = 3  # launches by one launcher, one after another without a result
@@ -214,3 +216,12 @@ class Launches:
         attempt, self.current, self.deadline = self.current, None, None
         if attempt is not None:
             attempt.finish()
+
+
+def prepare_stage(stage: str | os.PathLike[str] | Stage | None, setup: dict[str, Any], log: Log) -> Bootstrap | None:
+    """Return what makes agents run from a packed environment, if they are to; see `mainstay.stage.staged.prepare`."""
+    if stage is None:
+        return None
+    from mainstay.stage.staged import prepare
+
+    return prepare(stage, setup, log)

@@ -96,7 +96,7 @@ def test_a_pool_runs_from_the_nodes_own_copy(packed, environment, tmp_path, disk
     assert answer == 42
     for place in (cwd, home, mapped, *path, *modules):
         assert place.startswith(tree)
-    assert f"environment read once per node ({mainstay.errors.amount(packed.bytes)}, " in done.stderr
+    assert f"environment read once per node ({mainstay.errors.size(packed.bytes)}, " in done.stderr
     assert f" s), 0 imports from {environment}" in done.stderr
     assert f"tasks left left in {cwd}" in done.stderr
     assert os.listdir(cwd) == ["left"]
