@@ -176,7 +176,7 @@ class Roster:
             return None
         there = [one for one in told if not one["why"]]
         seconds, imports = max((one["took"] for one in there), default=0.0), sum(one["imports"] for one in there)
-        way = stage.way(all(one["sent"] for one in there if one["took"]))
+        way = stage.way(all(one.get("sent") for one in there if one["took"]))
         return Staged(way, stage.size, seconds, len(there), len(self.agents), imports, stage.manifest.prefix)
 
     def is_complete(self) -> bool:
