@@ -18,6 +18,7 @@ from mainstay.errors import JournalError
 from mainstay.futures import Future
 from mainstay.launch import Launcher, chain
 from mainstay.launches import Log
+from mainstay.marks import mark
 from mainstay.options import Options
 from mainstay.orders import Task
 from mainstay.report import Description, WorkerInfo
@@ -247,6 +248,7 @@ class Executor(concurrent.futures.Executor):
         progress: mapping.Progress | None,
     ) -> Iterator[T]:
         mapping.check(timeout, chunksize, buffersize)
+        mark("batch")
         if isinstance(options.key, str):
             raise ValueError(
                 f"key={options.key!r} would be the name of every item of this map; give a function of their "

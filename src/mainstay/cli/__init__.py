@@ -7,7 +7,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-COMMANDS = ("run", "sbatch", "doctor", "journal", "demo")
+COMMANDS = ("run", "sbatch", "doctor", "audit", "journal", "demo")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from mainstay.marks import marked
 from mainstay.node import context
 from mainstay.wire.frames import Bytes, Frame, FrameReader, Kind, encode
 from mainstay.wire.payload import Payload, dump, load
@@ -45,6 +46,7 @@ class Worker:
         self._answers = False  # a recall may be answered now: nothing is being read or sent
         self._recalled = False  # one came when it could not be answered
         self._flushed = 0.0
+        self._run_call = marked("task", self._run)
 
     def serve(self) -> None:
         """Run calls until the client closes the socket."""
@@ -86,7 +88,7 @@ class Worker:
         if self._recalled:
             self._answer_recall()
         try:
-            kind, (body, buffers) = Kind.RESULT, self._run(frame)
+            kind, (body, buffers) = Kind.RESULT, self._run_call(frame)
         except BaseException as error:
             kind, body, buffers = Kind.ERROR, describe_error(error), ()
         self._answers = False
