@@ -45,7 +45,7 @@ def nfs(lines: Iterable[str]) -> Counts:
         words = line.split()
         if line.startswith("device "):
             is_nfs = "fstype" in words and words[words.index("fstype") + 1].startswith("nfs")
-            mount = f"NFS {words[words.index('on') + 2]}" if is_nfs else ""
+            mount = f"NFS {words[words.index('on') + 1]}" if is_nfs else ""
             is_counting = False
         elif words == ["per-op", "statistics"]:
             is_counting = bool(mount)

@@ -176,7 +176,7 @@ def _shebangs(seen: Iterable[Seen], facts: Facts, paths: Counter[str]) -> Iterat
         if place:
             cause = f"the first line of {script} names {interpreter}"
             cure = "call it by a local interpreter: python -m …; mainstay stage writes these lines anew"
-            yield Leak("shebang", cause, cure, paths[place] + paths[interpreter])
+            yield Leak("shebang", cause, cure, sum(paths[path] for path in {place, interpreter}))
 
 
 def shebang(script: str) -> str:

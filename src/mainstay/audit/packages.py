@@ -13,6 +13,7 @@ from mainstay.audit.events import Module, Told
 
 SITE = re.compile(r"/(?:site|dist)-packages(?:/([^/]+))?")
 STANDARD = re.compile(r"/lib(?:64)?/python3\.?\d*(?:\.zip|/|$)")
+AT_START = ("sitecustomize", "usercustomize")  # nobody calls them
 LOOKING, STANDARD_LIBRARY, BINARIES = "(looking for modules)", "(standard library)", "(interpreter and libraries)"
 
 
@@ -65,7 +66,7 @@ def unused(told: Told, paths: Counter[str], script: str = "") -> list[Unused]:
         return []
     branches = {_branch(module.name, depth) for module in told.modules for depth in (1, 2) if SITE.search(module.file)}
     used = _used(told, script)
-    used |= {name.partition(".")[0] for name in used}
+    used |= {name.partition(".")[0] for name in used} | {*AT_START}
     idle = [name for name in branches if name not in used and not ("." in name and name.partition(".")[0] not in used)]
     costs = _costs(idle, told.modules, paths)
     firsts = {name: _importer(name, told.modules) for name in idle}
