@@ -216,6 +216,9 @@ class Ledger:
     """What was asked for, and the orders of the holder."""
 
     def __init__(self, delay: float) -> None:
+        from mfusepy import fuse_get_context
+
+        self._context = fuse_get_context
         self._lock = threading.Lock()
         self._delays = dict.fromkeys(METADATA, delay)
         self._failures: list[tuple[str, int, str]] = []
@@ -234,41 +237,42 @@ class Ledger:
             while self._last[0] <= now - 1:
                 self._last.popleft()
             self._peak = max(self._peak, len(self._last))
-        time.sleep(self._delays[kind])
+        if self._delays[kind]:  # even a sleep of nothing gives way to others
+            time.sleep(self._delays[kind])
         for failing, error, pattern in self._failures:
             if failing == kind and fnmatch.fnmatchcase(path, pattern):
                 raise OSError(error, os.strerror(error))
 
-    def _caller(self) -> tuple[int, str]:
-        from mfusepy import fuse_get_context
-
-        thread = fuse_get_context()[2]
+    def _caller(self) -> tuple[int, bytes]:
+        thread = self._context()[2]
         try:
-            words = Path(f"/proc/{thread}/cmdline").read_bytes()
+            words = _read(f"/proc/{thread}/cmdline")
             if thread not in self._processes:
                 self._processes[thread] = _process_of(thread)
         except OSError:
-            return thread, ""  # it did not wait for the answer, or is out of sight
-        return self._processes[thread], words.replace(b"\0", b" ").decode(errors="replace").strip()
+            return thread, b""  # it did not wait for the answer, or is out of sight
+        return self._processes[thread], words
 
     # What the holder may ask
 
     def counts(self) -> dict[str, int]:
         found: Counter[str] = Counter()
-        for kind, *_, count in self.rows():
-            found[kind] += count
-        return found
+        with self._lock:
+            for (kind, *_), count in self._rows.items():
+                found[kind] += count
+        return +found
 
     def rows(self) -> list[tuple[str, int, str, str, int]]:
         with self._lock:
-            return [(*row, count) for row, count in self._rows.items() if count]
+            rows = [(*row, count) for row, count in self._rows.items() if count]
+        return [(kind, pid, _spoken(words), path, count) for kind, pid, words, path, count in rows]
 
     def peak(self) -> int:
         return self._peak
 
     def clear(self) -> None:
         with self._lock:
-            self._rows: Counter[tuple[str, int, str, str]] = Counter()
+            self._rows: Counter[tuple[str, int, bytes, str]] = Counter()
             self._last: deque[float] = deque()
             self._peak = 0
 
@@ -282,9 +286,22 @@ class Ledger:
         self._failures = []
 
 
+def _spoken(words: bytes) -> str:
+    return words.replace(b"\0", b" ").decode(errors="replace").strip()
+
+
 def _process_of(thread: int) -> int:
-    status = Path(f"/proc/{thread}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in status if line.startswith("Tgid:"))
+    status = _read(f"/proc/{thread}/status").splitlines()
+    return next(int(line.split()[1]) for line in status if line.startswith(b"Tgid:"))
+
+
+def _read(path: str) -> bytes:
+    """Return what one reading gives; for each operation, `open` would take too long."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        return os.read(file, 1 << 16)
+    finally:
+        os.close(file)
 
 
 class Passthrough:
