@@ -118,9 +118,11 @@ print(named_one.x)
 
 def test_what_is_imported_for_nothing_and_the_way_to_it(tmp_path):
     site = tmp_path / "lib" / "python3" / "site-packages"
-    for name in ("idle_one", "used_one", "sub/__init__", "sub/idle", "sub/used"):
+    for name in ("idle_one", "sub/__init__", "sub/idle", "sub/used"):
         write(site / f"{name}.py", "def f():\n    return 1\nf()\n")
-    write(site / "named_one.py", "x = 1\n")
+    write(site / "used_one.py", "import constant_one\ndef f():\n    return constant_one.x\n")
+    for name in ("named_one", "constant_one"):
+        write(site / f"{name}.py", "x = 1\n")
     write(site / "sitecustomize.py", "import sys\nsys.before_all = __name__\n")
     script = write(tmp_path / "job.py", IMPORTS)
     path = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
@@ -129,8 +131,8 @@ def test_what_is_imported_for_nothing_and_the_way_to_it(tmp_path):
     assert found["use_is_known"]
     leaks = {leak["name"]: leak for leak in found["leaks"]}
     assert leaks["PYTHONPATH"]["operations"] == found["total"]
-    assert "6 was missing" in leaks["bytecode"]["cause"]
-    assert set(found["packages"]) >= {"idle_one", "used_one", "named_one", "sub"}
+    assert "7 was missing" in leaks["bytecode"]["cause"]
+    assert set(found["packages"]) >= {"idle_one", "used_one", "named_one", "constant_one", "sub"}
     again = report("--no-use", "--shared", site, script, PYTHONPATH=path, PYTHONDONTWRITEBYTECODE="")
     assert not again["unused"]
     assert not again["use_is_known"]

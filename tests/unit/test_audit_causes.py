@@ -87,6 +87,13 @@ def test_what_is_shared(tmp_path):
     assert guessed.roots == (str(tmp_path),)
     assert "none is mounted here" in guessed.why
     assert is_below("/a/b", ["/a"])
+    nested = Shared(("/", "/local/nfs"), "", ("/local",))
+    assert [nested.has(path) for path in ("/home/x", "/local/x", "/local", "/local/nfs/x")] == [
+        True,
+        False,
+        False,
+        True,
+    ]
     assert not is_below("/ab", ["/a"])
 
 

@@ -196,3 +196,8 @@ def test_counters_are_told_since_then():
 @pytest.mark.parametrize("path", ["/proc/fs/lustre/llite/scratch-ffff9/stats"])
 def test_a_lustre_mount_has_a_name(path):
     assert counters._named(path) == "Lustre llite scratch"
+
+
+def test_an_older_strace_tells_no_working_directory():
+    line = '1.000001 openat(AT_FDCWD, "lib", O_RDONLY) = 3</work/lib>'
+    assert list(strace.events(7, [line])) == [Operation(1.000001, 7, "open", "lib")]

@@ -31,6 +31,7 @@ KINDS = {
     "os.getxattr": "xattr",
     "os.listxattr": "xattr",
 }
+Module, Function, Builtin = type(sys), type(lambda: None), type(len)
 CHANGES = ("chmod", "chown", "link", "mkdir", "remove", "rename", "rmdir", "symlink", "truncate", "utime", "setxattr")
 KINDS |= {f"os.{name}": "change" for name in CHANGES}
 
@@ -98,7 +99,7 @@ class Hook:
         kind = KINDS.get(event)
         if kind is None or not given or get_ident() in self._busy:
             return
-        path = os.fsdecode(given[0]) if isinstance(given[0], (str, bytes)) else "." if given[0] is None else ""
+        path = "" if isinstance(given[0], int) else os.fsdecode(given[0] or ".")
         if path.startswith(PLACE):
             self.tell("mark", time(), get_native_id(), path[len(PLACE) :])
         elif path and path != self._log:
@@ -140,7 +141,7 @@ class Hook:
     # -- calls
 
     def _use(self, of: Any) -> None:
-        if of.__class__ is str and of not in self._used:
+        if type(of) is str and of not in self._used:
             self._used.add(of)
             self.tell("used", of)
 
@@ -151,20 +152,20 @@ class Hook:
         for name in code.co_names if code.co_name != "<module>" else ():
             value = variables.get(name)
             if value is not None:
-                self._use(value.__name__ if value.__class__ is type(sys) else getattr(value, "__module__", None))
+                self._use(home_of(value))
 
     def _profile(self, frame: Any, event: str, argument: Any) -> None:
         if event == "call" and id(frame.f_code) not in self._codes:
             if get_ident() not in self._importing:
                 self._ran(frame.f_code, frame.f_globals)
         elif event == "c_call":
-            of = getattr(argument, "__module__", None)
+            of = home_of(argument)
             if of not in self._used and get_ident() not in self._importing:
                 self._use(of)
 
     def _monitor(self) -> None:
         monitoring: Any = sys.monitoring  # type: ignore[attr-defined,unused-ignore]
-        tool = next((number for number in (4, 3, 5) if monitoring.get_tool(number) is None), None)
+        tool = next((number for number in (4, 3) if monitoring.get_tool(number) is None), None)
         if tool is None:
             self.tell("silent")
             return
@@ -178,7 +179,7 @@ class Hook:
         def called(code: Any, offset: int, function: Any, first: Any) -> Any:
             if get_ident() in self._importing:
                 return None
-            self._use(getattr(function, "__module__", None))
+            self._use(home_of(function))
             return monitoring.DISABLE
 
         events = monitoring.events
@@ -186,6 +187,16 @@ class Hook:
         monitoring.register_callback(tool, events.PY_START, started)
         monitoring.register_callback(tool, events.CALL, called)
         monitoring.set_events(tool, events.PY_START | events.CALL)
+
+
+def home_of(value: Any) -> Any:
+    """Return the module that a value is, or is of; nothing of the value runs (a lazy module stays unread)."""
+    kind = type(value)
+    if issubclass(kind, Module):
+        return Module.__getattribute__(value, "__dict__").get("__name__")
+    if issubclass(kind, (type, Function, Builtin)):
+        return getattr(value, "__module__", None)
+    return kind.__module__
 
 
 def run_the_next() -> None:

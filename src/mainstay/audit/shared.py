@@ -7,24 +7,30 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import NamedTuple
 
-from mainstay.doctor.probe import is_network, mount_of
+from mainstay.doctor.probe import is_network, mount_of, mounts
 
 NOT_FILES = ("/proc", "/sys", "/dev", "/run")
 
 
 class Shared(NamedTuple):
-    """Directories that are shared (resolved), and how that is known."""
+    """Directories that are shared, those below them that are not (both resolved), and how that is known."""
 
     roots: tuple[str, ...]
     why: str
+    holes: tuple[str, ...] = ()
 
     def has(self, path: str) -> bool:
         """Whether a resolved path is shared."""
-        return is_below(path, self.roots)
+        return is_below(path, self.roots) and _depth(path, self.roots) >= _depth(path, self.holes)
 
 
 def is_below(path: str, roots: Iterable[str]) -> bool:
     return any(path == root or path.startswith(root.rstrip("/") + "/") for root in roots)
+
+
+def _depth(path: str, roots: Iterable[str]) -> int:
+    """Return how long the innermost of the directories is that a path is below."""
+    return max((len(root) for root in roots if is_below(path, [root])), default=0)
 
 
 def shared(given: Iterable[str], places: Iterable[str]) -> Shared:
@@ -33,10 +39,11 @@ def shared(given: Iterable[str], places: Iterable[str]) -> Shared:
     if named:
         return Shared(named, f"named by --shared: {', '.join(named)}")
     here = [os.path.realpath(place) for place in places if place]
-    mounted = {mount_of(place)[1]: mount_of(place)[0] for place in here}
+    mounted = {point: kind for point, kind, _ in mounts()}
     network = {point: kind for point, kind in mounted.items() if is_network(kind)}
-    if network:
-        return Shared(tuple(network), ", ".join(f"{point} ({kind})" for point, kind in network.items()))
+    if any(is_network(mount_of(place)[0]) for place in here):
+        told = ", ".join(f"{point} ({kind})" for point, kind in network.items())
+        return Shared(tuple(network), told, tuple(point for point in mounted if point not in network))
     roots = tuple(sorted({place for place in here if not is_below(place, [other for other in here if other != place])}))
     return Shared(roots, f"none is mounted here; counted is as if these were: {', '.join(roots)}")
 

@@ -33,7 +33,7 @@ KINDS = {
 KIND = {call: kind for kind, calls in KINDS.items() for call in calls}
 FORKS = ("fork", "vfork", "clone", "clone3")
 LINE = re.compile(r"(\d+\.\d+) (\w+)\((.*)\)\s+= (\S+)(?: (E[A-Z0-9]+) )?")
-DESCRIPTOR = re.compile(r"(?:AT_FDCWD|\d+)<((?:[^<>\\]|\\.)*)>")
+DESCRIPTOR = re.compile(r"(?:AT_FDCWD|\d+)(?:<((?:[^<>\\]|\\.)*)>)?(?=,|$)")  # older ones tell no path of AT_FDCWD
 TEXT = re.compile(r'"((?:[^"\\]|\\.)*)"')
 PATIENCE = 20.0  # seconds for a trial
 
@@ -96,7 +96,7 @@ def _place(call: str, given: str) -> tuple[str, str]:
         given = TEXT.sub("", given, count=1).lstrip(", ")  # what the link says is no path
     opened = DESCRIPTOR.match(given)
     text = TEXT.match(given[opened.end() :].lstrip(", ") if opened else given)
-    return _plain(text[1]) if text else "", _plain(opened[1]) if opened else ""
+    return _plain(text[1]) if text else "", _plain(opened[1] or "") if opened else ""
 
 
 def _plain(text: str) -> str:
