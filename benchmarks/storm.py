@@ -4,7 +4,8 @@
 
 The interpreter that runs this, with its standard library and all that is installed for it, is laid behind the mount as
 one tree, and each way (`ways.py`) runs from there, its client included. The kernel keeps no names and no attributes
-(`--cache NONE`), so that counts are exact and the same each time; `tests/slowmount.py` tells what is counted.
+(`--cache NONE`), so that counts are the same each time, but for what hangs on which worker is first;
+`tests/slowmount.py` tells what is counted.
 
 at start      operations until all workers have run a task that needs NumPy, SciPy, pandas and xarray (one batch)
 per batch     of the batches after that, the mean and the most; 0 is what workers that stay can reach
@@ -68,7 +69,7 @@ def lay(place: Path) -> None:
     base, library = Path(sys.base_prefix), place / "lib" / version
     shutil.copytree(base / "lib" / version, library, symlinks=True, ignore=shutil.ignore_patterns(*UNWANTED))
     shutil.copytree(sysconfig.get_paths()["purelib"], library / "site-packages", symlinks=True)
-    for shared in (base / "lib").glob("libpython*.so*"):
+    for shared in (*(base / "lib").glob("libpython*.so*"), *Path(sys.prefix, "lib").glob("*.so*")):  # and MPI's
         shutil.copy2(shared, place / "lib", follow_symlinks=False)
     lay_programs(place / "bin", version, base)
     for editable in library.glob("site-packages/*editable*mainstay*"):

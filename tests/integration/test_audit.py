@@ -116,7 +116,8 @@ print(named_one.x)
 """
 
 
-def test_what_is_imported_for_nothing_and_the_way_to_it(tmp_path):
+@pytest.mark.parametrize("by", [pytest.param("strace", marks=needs_strace), "hooks"])
+def test_what_is_imported_for_nothing_and_the_way_to_it(tmp_path, by):
     site = tmp_path / "lib" / "python3" / "site-packages"
     for name in ("idle_one", "sub/__init__", "sub/idle", "sub/used"):
         write(site / f"{name}.py", "def f():\n    return 1\nf()\n")
@@ -126,14 +127,14 @@ def test_what_is_imported_for_nothing_and_the_way_to_it(tmp_path):
     write(site / "sitecustomize.py", "import sys\nsys.before_all = __name__\n")
     script = write(tmp_path / "job.py", IMPORTS)
     path = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
-    found = report("--shared", site, script, PYTHONPATH=path, PYTHONDONTWRITEBYTECODE="")
+    found = report("--by", by, "--shared", site, script, PYTHONPATH=path, PYTHONDONTWRITEBYTECODE="")
     assert {one["name"] for one in found["unused"]} == {"idle_one", "sub.idle"}
     assert found["use_is_known"]
     leaks = {leak["name"]: leak for leak in found["leaks"]}
     assert leaks["PYTHONPATH"]["operations"] == found["total"]
     assert "7 was missing" in leaks["bytecode"]["cause"]
     assert set(found["packages"]) >= {"idle_one", "used_one", "named_one", "constant_one", "sub"}
-    again = report("--no-use", "--shared", site, script, PYTHONPATH=path, PYTHONDONTWRITEBYTECODE="")
+    again = report("--by", by, "--no-use", "--shared", site, script, PYTHONPATH=path, PYTHONDONTWRITEBYTECODE="")
     assert not again["unused"]
     assert not again["use_is_known"]
     assert "bytecode" not in {leak["name"] for leak in again["leaks"]}

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from mainstay.audit import counters, hooked, strace
-from mainstay.audit.events import Directory, Fork, Interpreter, Mark, Module, Operation, Program, Seen
+from mainstay.audit.events import UNKNOWN, Directory, Fork, Interpreter, Mark, Module, Operation, Program, Seen
 from mainstay.audit.replay import IMPORTS, LATE_IMPORTS, OTHER, REST, START, TASKS, play
 from mainstay.audit.report import peak, rate, sums
 
@@ -142,8 +142,8 @@ def test_the_lines_of_hooks():
     assert (told.used, told.is_silent) == ({"/env/numpy/lib.py"}, False)
     replay = play(hooked.events(rows), "/")
     assert replay.seen == [
-        Seen(1.7, 6, TASKS, 0, "open", "/data", ""),
-        Seen(1.8, 6, REST, 0, "open", "/data", ""),  # a thread, which is in no task
+        Seen(1.7, 6, TASKS, 0, "open", "/data", UNKNOWN),
+        Seen(1.8, 6, REST, 0, "open", "/data", UNKNOWN),  # a thread, which is in no task
     ]
     assert replay.processes[6].parent == 5
 

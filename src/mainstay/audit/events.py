@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+UNKNOWN = "?"  # whether an operation failed
+
 
 class Operation(NamedTuple):
     """Something that a file system is asked by name, or about an open file.
 
     at: seconds since 1970. path: as it was given; relative to `below`, or where that is empty to the working directory.
-    error: why it failed, as ENOENT; empty where it did not.
+    error: why it failed, as ENOENT; empty where it did not; or `UNKNOWN`.
     """
 
     at: float

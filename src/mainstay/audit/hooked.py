@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from mainstay.audit.events import Event, Fork, Interpreter, Mark, Module, Operation, Program, Told
+from mainstay.audit.events import UNKNOWN, Event, Fork, Interpreter, Mark, Module, Operation, Program, Told
 
 LEAST = "opens, listings and changes only, since Python tells of no look at attributes: the least that it can be"
 
@@ -45,11 +45,11 @@ def events(found: Iterable[tuple[Any, ...]]) -> Iterator[Event]:
     threads: set[int] = set()
     for kind, pid, *words in found:
         if kind in ("operation", "mark"):
-            at, thread = words[:2]
+            at, thread, name, *path = words
             if thread != pid and thread not in threads:
                 yield Fork(at, pid, thread, is_thread=True)
             threads.add(thread)
-            yield Operation(*words) if kind == "operation" else Mark(*words)
+            yield Operation(at, thread, name, path[0], error=UNKNOWN) if path else Mark(at, thread, name)
         elif kind in ("program", "fork"):
             at, parent = words[:2]
             yield Fork(at, parent, pid, is_thread=False)

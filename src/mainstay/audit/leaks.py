@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from mainstay.audit.elf import search_path
-from mainstay.audit.events import Interpreter, Seen
+from mainstay.audit.events import UNKNOWN, Interpreter, Seen
 from mainstay.audit.shared import Shared, is_below
 
 LIBRARY = re.compile(r"\.so(\.\d+)*$")
@@ -219,7 +219,9 @@ def _bytecode(seen: Sequence[Seen]) -> Iterator[Leak]:
     refused = [one for one in seen if one.error in REFUSED and (one in written or one.path.endswith("/__pycache__"))]
     there = {one.path for one in seen if one.path.endswith(".pyc") and one.kind == "open" and not one.error}
     stale = sum(one.path.rpartition(".")[0] in there for one in written)
+    known = all(one.error != UNKNOWN for one in written)
     cause = f"modules were compiled anew: the bytecode of {len(written) - stale} was missing"
+    cause += "" if known else ", or was not of its source's time"
     cause += f", that of {stale} was not of its source's time (cp -r loses times)" if stale else ""
     cause += f"; {len(refused)} times it could not be written, so each process compiles again" if refused else ""
     cure = "compile once, where it can be written: python -m compileall; copy environments by cp -a, tar or rsync -a"
