@@ -1,6 +1,6 @@
 """What ways of running batches ask of the shared file system: metadata operations on a mount that counts them.
 
-    python benchmarks/storm.py --workers 4 --batches 5 --only spawn_per_batch,persistent,mainstay_preload
+    make bench-storm      or      python benchmarks/storm.py --workers 4 --batches 5 --only persistent,mainstay_preload
 
 The interpreter that runs this, with its standard library and all that is installed for it, is laid behind the mount as
 one tree, and each way (`ways.py`) runs from there, its client included. The kernel keeps no names and no attributes

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from mainstay.audit.events import Module, Told
+from mainstay.audit.shared import is_below
 
 SITE = re.compile(r"/(?:site|dist)-packages(?:/([^/]+))?")
 STANDARD = re.compile(r"/lib(?:64)?/python3\.?\d*(?:\.zip|/|$)")
@@ -26,7 +27,7 @@ def package_of(path: str, directory: str = "") -> str:
         return STANDARD_LIBRARY
     if re.search(r"/bin/|/lib(?:64)?(?:/|$)|\.so(?:$|\.)|pyvenv\.cfg$", path):
         return BINARIES
-    return "(the script's directory)" if directory and _is_in(path, directory) else f"(files in {_folder(path)})"
+    return "(the script's directory)" if directory and is_below(path, [directory]) else f"(files in {_folder(path)})"
 
 
 def _named(entry: str) -> str:
@@ -38,16 +39,12 @@ def _named(entry: str) -> str:
     return entry.partition(".")[0] or entry
 
 
-def _is_in(path: str, directory: str) -> bool:
-    return path == directory or path.startswith(directory.rstrip("/") + "/")
-
-
 def _folder(path: str) -> str:
     return "/".join(os.path.dirname(path).split("/")[:4]) or "/"
 
 
 class Unused(NamedTuple):
-    """A package that was imported and never called, by whom it was wanted first, and what it cost."""
+    """A package that was imported and not used, by whom it was wanted first, and what it cost."""
 
     name: str
     importer: str
@@ -117,7 +114,7 @@ def _costs(names: Iterable[str], modules: Iterable[Module], paths: Counter[str])
     for module in modules:
         if module.file:
             is_package = os.path.basename(module.file).startswith("__init__.")
-            places[module.name] = os.path.dirname(module.file) if is_package else module.file
+            places[module.name] = os.path.realpath(os.path.dirname(module.file) if is_package else module.file)
     owners = {places[name]: name for name in names if name in places}
     costs: Counter[str] = Counter()
     for path, count in paths.items():

@@ -27,8 +27,8 @@ def draw(reports: Sequence[Report], path: str) -> None:
 def _phases(axis: Any, reports: Sequence[Report]) -> None:
     names = [_named(number, report) for number, report in enumerate(reports, 1)]
     lefts = [0] * len(reports)
-    for phase in reports[0].phases:
-        counts = [report.phases[phase] for report in reports]
+    for phase in reports[0].sums.phases:
+        counts = [report.sums.phases[phase] for report in reports]
         if any(counts):
             axis.barh(names, counts, left=lefts, label=phase)
             lefts = [left + count for left, count in zip(lefts, counts, strict=True)]
@@ -40,7 +40,7 @@ def _phases(axis: Any, reports: Sequence[Report]) -> None:
 
 def _rates(axis: Any, reports: Sequence[Report]) -> None:
     for number, report in enumerate(reports, 1):
-        axis.step(range(len(report.rate) + 1), [*report.rate, 0], where="post", label=_named(number, report))
+        axis.step(range(len(report.sums.rate) + 1), [*report.sums.rate, 0], where="post", label=_named(number, report))
     axis.set(title="metadata operations in each second", xlabel="seconds from the first")
     axis.legend(fontsize=8)
 

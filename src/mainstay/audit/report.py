@@ -20,20 +20,14 @@ class Share(NamedTuple):
     operations: int
 
 
-class Report(NamedTuple):
-    """What a program cost the shared file system.
+class Sums(NamedTuple):
+    """What can be added up of the operations alone.
 
-    peak: the most operations that began within a second. rate: how many began in each second, the first first.
+    peak: the most that began within a second. rate: how many began in each second, the first first.
     batches: operations from the beginning of each batch to that of the next, or to the end.
     """
 
-    command: str
-    code: int
-    seconds: float
-    how: str
-    shared: str
     total: int
-    elsewhere: int
     peak: int
     rate: tuple[int, ...]
     kinds: Counter[str]
@@ -41,6 +35,18 @@ class Report(NamedTuple):
     packages: Counter[str]
     batches: tuple[int, ...]
     shares: tuple[Share, ...]
+
+
+class Report(NamedTuple):
+    """What a program cost the shared file system; `elsewhere` are operations on others."""
+
+    command: str
+    code: int
+    seconds: float
+    how: str
+    shared: str
+    sums: Sums
+    elsewhere: int
     unused: tuple[Unused, ...]
     use_is_known: bool
     leaks: tuple[Leak, ...]
@@ -48,24 +54,12 @@ class Report(NamedTuple):
 
     def as_json(self) -> dict[str, Any]:
         """Return the same in types that JSON has."""
-        found = self._asdict()
-        found["shares"] = [share.process._asdict() | {"operations": share.operations} for share in self.shares]
+        found = self._asdict() | self.sums._asdict()
+        del found["sums"]
+        found["shares"] = [share.process._asdict() | {"operations": share.operations} for share in self.sums.shares]
         found["unused"] = [one._asdict() for one in self.unused]
         found["leaks"] = [leak._asdict() for leak in self.leaks]
         return found
-
-
-class Sums(NamedTuple):
-    """What can be added up of the operations alone."""
-
-    total: int
-    peak: int
-    rate: tuple[int, ...]
-    kinds: Counter[str]
-    phases: dict[str, int]
-    packages: Counter[str]
-    batches: tuple[int, ...]
-    shares: tuple[Share, ...]
 
 
 def sums(seen: Sequence[Seen], replay: Replay, directory: str) -> Sums:

@@ -122,7 +122,6 @@ def _report(command: Sequence[str], order: Order, ran: Ran, place: str) -> Repor
     storage = shared(order.shared, places(os.environ, [*prefixes, home], directory))
     on_shared = [one for one in replay.seen if storage.has(one.path)]
     elsewhere = [one for one in replay.seen if not storage.has(one.path)]
-    found = sums(on_shared, replay, home)
     facts = Facts(storage, os.environ, directory, ran.told.interpreters)
     return Report(
         " ".join(command),
@@ -130,12 +129,12 @@ def _report(command: Sequence[str], order: Order, ran: Ran, place: str) -> Repor
         ran.seconds,
         ran.how,
         storage.why,
+        sums(on_shared, replay, home),
         elsewhere=len(elsewhere),
         unused=tuple(unused(ran.told, Counter(one.path for one in on_shared), _text(script))),
         use_is_known=not ran.told.is_silent and bool(ran.told.interpreters),
         leaks=tuple(leaks(on_shared, elsewhere, facts)),
         counters=ran.counters,
-        **found._asdict(),
     )
 
 

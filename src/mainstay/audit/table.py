@@ -25,12 +25,16 @@ def lines(report: Report) -> Iterator[str]:
     yield from _wrapped(f"Counted by {report.how}.")
     yield from _wrapped(f"Shared: {report.shared}.")
     yield ""
-    yield _row("Metadata operations", report.total, f"peak {report.peak:,} in a second; {report.elsewhere:,} elsewhere")
-    yield from (_row(f"  {phase}", count) for phase, count in report.phases.items() if count)
-    yield from _batches(report.batches)
-    yield from _listed("By kind", report.kinds.most_common())
-    yield from _listed("By package", report.packages.most_common())
-    yield from _listed("By process", [(_told(shares), sum(operations(shares))) for shares in alike(report.shares)])
+    yield _row(
+        "Metadata operations",
+        report.sums.total,
+        f"peak {report.sums.peak:,} in a second; {report.elsewhere:,} elsewhere",
+    )
+    yield from (_row(f"  {phase}", count) for phase, count in report.sums.phases.items() if count)
+    yield from _batches(report.sums.batches)
+    yield from _listed("By kind", report.sums.kinds.most_common())
+    yield from _listed("By package", report.sums.packages.most_common())
+    yield from _listed("By process", [(_told(shares), sum(operations(shares))) for shares in alike(report.sums.shares)])
     yield from _unused(report)
     yield from _leaks(report)
     for name, counts in report.counters.items():
@@ -116,12 +120,12 @@ def compared(reports: Sequence[Report]) -> Iterator[str]:
     yield from _wrapped(f"Shared: {reports[0].shared}.")
     yield ""
     yield _columns("", [str(number) for number in range(1, len(reports) + 1)])
-    yield _counts("Metadata operations", [report.total for report in reports])
-    for phase in reports[0].phases:
-        yield _counts(f"  {phase}", [report.phases[phase] for report in reports])
-    yield _counts("Peak in a second", [report.peak for report in reports])
-    yield _counts("Most in a batch after the first", [max(report.batches[1:], default=0) for report in reports])
-    yield _counts("Processes", [len(report.shares) for report in reports])
+    yield _counts("Metadata operations", [report.sums.total for report in reports])
+    for phase in reports[0].sums.phases:
+        yield _counts(f"  {phase}", [report.sums.phases[phase] for report in reports])
+    yield _counts("Peak in a second", [report.sums.peak for report in reports])
+    yield _counts("Most in a batch after the first", [max(report.sums.batches[1:], default=0) for report in reports])
+    yield _counts("Processes", [len(report.sums.shares) for report in reports])
     yield _columns("Seconds", [f"{report.seconds:.1f}" for report in reports])
 
 

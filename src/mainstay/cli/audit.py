@@ -41,7 +41,7 @@ def run(given: argparse.Namespace) -> int:
         return 2
     _tell(reports, as_json=given.json, compare=given.compare)
     failed = next((report.code for report in reports if report.code), 0)
-    return failed or int(given.most is not None and any(report.total > given.most for report in reports))
+    return failed or int(given.most is not None and any(report.sums.total > given.most for report in reports))
 
 
 def commands_of(given: argparse.Namespace) -> list[list[str]]:
