@@ -1,4 +1,4 @@
-"""Marks that an audited program leaves among its system calls; where nobody audits, nothing.
+"""Marks that an audited program leaves among its system calls; where MAINSTAY_AUDIT is not set, none.
 
 A mark is an attempt to open a path that does not exist: `mainstay audit` sees it where it sees all the rest, in its
 place among the others. Any program can leave one, in any language: `test -e /mainstay-audit/batch`.
@@ -27,9 +27,7 @@ def mark(name: str) -> None:
 
 
 def marked(name: str, call: Callable[P, T]) -> Callable[P, T]:
-    """Return the function with its beginning and its end marked; where nobody audits, the function itself."""
-    if not AUDITED:
-        return call
+    """Return the function with its beginning and its end marked."""
 
     def marking(*args: P.args, **kwargs: P.kwargs) -> T:
         mark(f"begin/{name}")
