@@ -45,6 +45,7 @@ WAYS += ["mainstay_local", "mainstay_preload"]
 SCRIPTS = ("ways.py", "contestants.py", "models.py")
 UNWANTED = ("test", "tests", "idlelib", "turtledemo", "site-packages", "ensurepip")  # of the standard library
 PACKAGES = ["mainstay", "numpy", "scipy", "pandas", "xarray", "mpi4py", "mpich", "executorlib", "dask", "parsl"]
+NOT_BESIDE = ("parsl",)  # whose workers do not look for modules where the script lies
 LIMIT = 900.0  # seconds for one way
 Figures = dict[str, float]
 
@@ -150,7 +151,7 @@ def start(
         text=True,
         start_new_session=True,
         cwd=here,
-        env=variables(environment),
+        env=variables(environment) | ({"PYTHONPATH": str(here)} if name in NOT_BESIDE else {}),
     )
 
 

@@ -46,7 +46,8 @@ def mainstay_preload() -> Iterator[Pool]:
     import mainstay
     import models
 
-    with mainstay.Executor(contestants.WORKERS, launcher="local", preload=[*models.PACKAGES, "models"]) as executor:
+    names = [*models.PACKAGES, "models"]
+    with mainstay.Executor(contestants.WORKERS, launcher="local", preload=names, start_timeout=PATIENCE) as executor:
         yield of(executor)
 
 
