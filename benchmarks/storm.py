@@ -70,8 +70,10 @@ def lay(place: Path) -> None:
     base, library = Path(sys.base_prefix), place / "lib" / version
     shutil.copytree(base / "lib" / version, library, symlinks=True, ignore=shutil.ignore_patterns(*UNWANTED))
     shutil.copytree(sysconfig.get_paths()["purelib"], library / "site-packages", symlinks=True)
-    for shared in (*(base / "lib").glob("libpython*.so*"), *Path(sys.prefix, "lib").glob("*.so*")):  # and MPI's
+    for shared in (base / "lib").glob("libpython*.so*"):
         shutil.copy2(shared, place / "lib", follow_symlinks=False)
+    others = shutil.ignore_patterns("python*", "libpython*")
+    shutil.copytree(Path(sys.prefix, "lib"), place / "lib", symlinks=True, ignore=others, dirs_exist_ok=True)  # MPI's
     lay_programs(place / "bin", version, base)
     for editable in library.glob("site-packages/*editable*mainstay*"):
         editable.unlink()
