@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from mainstay import preloading, turns
 from mainstay.wire.payload import dump
 
 JOURNAL_SYNCS = ("group", "each")
@@ -47,18 +48,25 @@ def check_scratch(scratch: str | os.PathLike[str] | None) -> None:
 
 
 def setup(
-    preload: Sequence[str],
+    own: Sequence[str],
+    preload: str | Sequence[str],
+    stagger: int | None,
     initializer: Callable[..., object] | None,
     initargs: tuple[Any, ...],
     scratch: str | os.PathLike[str] | None,
     node_timeout: float,
 ) -> dict[str, Any]:
-    """Return what each node is told, so that its workers look like this process."""
+    """Return what each node is told, so that its workers look like this process.
+
+    `own` are modules of Mainstay that its workers will need; `preload` and `stagger` are checked.
+    """
     return {
         "directory": os.getcwd(),
         "path": list(sys.path),
         "argv": list(sys.argv),
-        "preload": tuple(preload),
+        "own": tuple(own),
+        "learns": preloading.checked(preload) == preloading.AUTO,
+        "stagger": turns.checked(stagger),
         "initializer": None if initializer is None else _detached((initializer, initargs)),
         "scratch": None if scratch is None else os.fspath(scratch),
         "node_timeout": node_timeout,

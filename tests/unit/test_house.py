@@ -21,7 +21,7 @@ LAYERS = [
     ["world"],
     ["node"],
     ["launch"],
-    ["outcomes", "door", "reactor", "launches"],
+    ["outcomes", "door", "reactor", "launches", "preloading", "turns"],
     ["ending", "files"],
     ["roster", "keeping"],
     ["muster"],

@@ -13,11 +13,15 @@ AUTO = ("world", "srun", "pbs", "lsf", "mpiexec", "local", "serial")
 
 
 class Invitation(NamedTuple):
-    """What an agent must know to come: addresses, key (hexadecimal) and the number of this launch."""
+    """What an agent must know to come: addresses, key (hexadecimal) and the number of this launch.
+
+    `stagger` is for the launcher: how many agents may start within a second (None: all).
+    """
 
     addresses: str
     key: str
     launch: int
+    stagger: int | None = None
 
     def environment(self) -> dict[str, str]:
         """Return the variables by which a launcher hands the invitation on."""

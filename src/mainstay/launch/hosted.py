@@ -52,7 +52,7 @@ class Hosted:
         slots = self._read(os.environ)
         told = {"MAINSTAY_SLOTS": ",".join(f"{host}={count}" for host, count in slots.items())}
         return MpiExec(list(slots)).start_agents(
-            invitation.environment() | told | open_gates() | reached_by(shutil.which(self._shell))
+            invitation.environment() | told | open_gates() | reached_by(shutil.which(self._shell)), invitation.stagger
         )
 
 

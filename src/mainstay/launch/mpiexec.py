@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mainstay.launch import Invitation
-from mainstay.launch.process import AGENT, Process
+from mainstay.launch.process import AGENT, Process, staggered
 
 
 class MpiExec:
@@ -40,17 +40,19 @@ class MpiExec:
         return None if flavour in ("hydra", "openmpi") else f"{program} is of no known kind: {flavour}"
 
     def start(self, invitation: Invitation) -> Process:
-        return self.start_agents(invitation.environment())
+        return self.start_agents(invitation.environment(), invitation.stagger)
 
-    def start_agents(self, environment: dict[str, str]) -> Process:
+    def start_agents(self, environment: dict[str, str], stagger: int | None) -> Process:
         """Start agents, given all that their environment is to have besides this program's."""
         program = self._find()
         if program is None:
             raise FileNotFoundError(self.why_not())
+        command = staggered(stagger)
         if flavour_of(program) == "hydra":
-            argv = hydra_argv(program, self._hosts)
+            argv = hydra_argv(program, self._hosts, command)
         else:
-            argv = openmpi_argv(program, self._hosts, [name for name in environment if name.startswith("MAINSTAY_")])
+            variables = [name for name in environment if name.startswith("MAINSTAY_")]
+            argv = openmpi_argv(program, self._hosts, variables, command)
             environment |= allow_root() if os.geteuid() == 0 else {}
         return Process(argv, environment, nodes=max(1, len(self._hosts)), tethered=True)
 
@@ -61,20 +63,22 @@ class MpiExec:
         return str(beside) if os.access(beside, os.X_OK) else shutil.which("mpiexec")
 
 
-def hydra_argv(program: str, hosts: Sequence[str]) -> list[str]:
+def hydra_argv(program: str, hosts: Sequence[str], command: Sequence[str] = AGENT) -> list[str]:
     """Return MPICH's command line. The pool sees to deaths itself, so Hydra must not end the other agents."""
     where = ["-hosts", ",".join(hosts)] if hosts else []
-    return [program, "-disable-auto-cleanup", *where, "-ppn", "1", "-n", str(max(1, len(hosts))), *AGENT]
+    return [program, "-disable-auto-cleanup", *where, "-ppn", "1", "-n", str(max(1, len(hosts))), *command]
 
 
-def openmpi_argv(program: str, hosts: Sequence[str], variables: Sequence[str]) -> list[str]:
+def openmpi_argv(
+    program: str, hosts: Sequence[str], variables: Sequence[str], command: Sequence[str] = AGENT
+) -> list[str]:
     """Return Open MPI's command line: agents unbound, since workers would inherit an agent's one core.
 
     It hands on the variables of the environment that it is told of.
     """
     where = ["--host", ",".join(hosts), "--map-by", "ppr:1:node"] if hosts else []
     exported = [word for name in variables for word in ("-x", name)]
-    return [program, *where, "--bind-to", "none", *exported, "-n", str(max(1, len(hosts))), *AGENT]
+    return [program, *where, "--bind-to", "none", *exported, "-n", str(max(1, len(hosts))), *command]
 
 
 def allow_root() -> dict[str, str]:

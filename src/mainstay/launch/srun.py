@@ -14,7 +14,7 @@ import subprocess
 from collections.abc import Sequence
 
 from mainstay.launch import Invitation
-from mainstay.launch.process import AGENT, RANK_VARIABLES, Process
+from mainstay.launch.process import AGENT, RANK_VARIABLES, Process, staggered
 from mainstay.launch.world import not_rank_0, open_gates
 from mainstay.slurm import OPTIONS, Allocation, allocation
 
@@ -59,7 +59,7 @@ class Srun:
             raise FileNotFoundError(self.why_not())
         slots = ",".join(f"{node.name}={count}" for node, count in zip(here.nodes, here.workers, strict=True))
         environment = invitation.environment() | {"MAINSTAY_SLOTS": slots} | open_gates()
-        argv = srun_argv(program, here, version_of(program), node)
+        argv = srun_argv(program, here, version_of(program), node, staggered(invitation.stagger))
         return Process(argv, environment, len(here.nodes), tethered=True, hidden=(*RANK_VARIABLES, *OPTIONS))
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import pickle
 import socket
+import sys
 from collections import deque
 from collections.abc import Callable
 from time import perf_counter
@@ -32,9 +33,20 @@ MOST_PIECES = 512  # of one sendmsg; the kernel's limit is 1,024
 
 
 class Worker:
-    """Serves calls from `sock` (blocking, authenticated) until its end-of-file."""
+    """Serves calls from `sock` (blocking, authenticated) until its end-of-file.
 
-    def __init__(self, sock: socket.socket, name: str, flush: float = FLUSH, place: Place | None = None) -> None:
+    One that `learns` tells the client, before the results of the calls that did it, what has been imported.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        name: str,
+        flush: float = FLUSH,
+        place: Place | None = None,
+        *,
+        learns: bool = False,
+    ) -> None:
         self._sock, self._name, self._flush_after, self._place = sock, name, flush, place
         self._pid = os.getpid()
         self._reader = FrameReader()
@@ -50,6 +62,7 @@ class Worker:
             from mainstay.marks import marked  # a module that no other worker has
 
             self._run_call = marked("task", self._run)
+        self._modules = set(sys.modules) if learns else None  # what the client knows to be imported
 
     def serve(self) -> None:
         """Run calls until the client closes the socket."""
@@ -194,8 +207,21 @@ class Worker:
 
     def _flush(self) -> None:
         pieces, self._outbox = self._outbox, []
+        if self._modules is not None and len(sys.modules) != len(self._modules):
+            pieces = [*self._news(self._modules), *pieces]
         send_all(self._sock, pieces)
         self._flushed = perf_counter()
+
+    def _news(self, known: set[str]) -> list[Bytes]:
+        new = {name: module for name, module in list(sys.modules.items()) if name not in known}
+        self._modules = set(sys.modules)
+        return encode(Kind.IMPORTED, pickle.dumps([name for name in new if _can_be_imported(name, new[name])]))
+
+
+def _can_be_imported(name: str, module: object) -> bool:
+    """Whether a module came by its name from where modules are found, and was not made by a program."""
+    spec = getattr(module, "__spec__", None)
+    return spec is not None and spec.name == name and spec.origin is not None and name != "__main__"
 
 
 def send_all(sock: socket.socket, pieces: list[Bytes]) -> None:
