@@ -20,8 +20,17 @@ from mainstay.report import Preloaded
 
 Log = Callable[[int, str], None]
 AUTO = "auto"
-# What a worker would import for the first function of the script, the first error or the first question to Mainstay.
-ALWAYS = ("cloudpickle", "traceback", "mainstay.errors", "mainstay.node.scratch")
+# What comes to be imported later: for a worker's first function of the script, error, part of a `map`, or scratch file,
+# and by the agent for the first worker that ends (`os.wait4`).
+ALWAYS = (
+    "cloudpickle",
+    "traceback",
+    "mainstay.mapping",
+    "mainstay.node.scratch",
+    "mainstay.node.inputs",
+    "mainstay.node.porter",
+    "resource",
+)
 
 
 def checked(preload: str | Sequence[str]) -> str | tuple[str, ...]:
@@ -115,9 +124,9 @@ class Memory:
 
     def __init__(self, path: str, key: str) -> None:
         self._path, self._key = path, key
-        found = self._read().get(key, {})
-        self.modules: dict[str, None] = dict.fromkeys(found.get("modules", ()))
-        self.left_out: dict[str, str] = dict(found.get("left_out", {}))
+        modules, left_out = _parts(self._read().get(key))
+        self.modules: dict[str, None] = dict.fromkeys(modules)
+        self.left_out = left_out
         self._before = self._state()
 
     def imported(self, names: list[str], left_out: dict[str, str]) -> None:
@@ -154,6 +163,14 @@ class Memory:
         except (OSError, ValueError):
             return {}
         return known if isinstance(known, dict) else {}
+
+
+def _parts(found: object) -> tuple[list[str], dict[str, str]]:
+    """Return the modules and those that are left out, as far as a file says so that a human may have edited."""
+    known = found if isinstance(found, dict) else {}
+    modules, left_out = known.get("modules"), known.get("left_out")
+    names = [name for name in modules if isinstance(name, str)] if isinstance(modules, list) else []
+    return names, dict(left_out) if isinstance(left_out, dict) else {}
 
 
 def memory_of_script(journal: object) -> Memory | None:

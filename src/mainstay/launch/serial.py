@@ -20,8 +20,7 @@ from mainstay.node.home import Home
 from mainstay.node.place import Place
 from mainstay.node.porter import bring
 from mainstay.node.preload import Failure, ImportFailed, Report, Wanted, import_all
-from mainstay.node.serving import start_worker
-from mainstay.node.worker import Worker, send_all
+from mainstay.node.worker import Worker, send_all, start_worker
 from mainstay.wire.address import Address, dial, from_text
 from mainstay.wire.frames import Frame, FrameReader, Kind, encode
 from mainstay.wire.payload import load

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from mainstay.node.home import Home
 from mainstay.node.output import Child, Output
 from mainstay.node.place import Place
-from mainstay.node.serving import serve_as_worker
+from mainstay.node.worker import serve_as_worker
 from mainstay.wire.address import Address, dial
 from mainstay.wire.frames import Bytes, Frame, FrameReader, Kind, encode
 from mainstay.wire.payload import load

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import socket
 import sys
 from collections import deque
@@ -20,6 +21,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from mainstay.node import context
+from mainstay.wire.address import dial
 from mainstay.wire.frames import Bytes, Frame, FrameReader, Kind, encode
 from mainstay.wire.payload import Payload, dump, load
 
@@ -222,6 +224,33 @@ def _can_be_imported(name: str, module: object) -> bool:
     """Whether a module came by its name from where modules are found, and was not made by a program."""
     spec = getattr(module, "__spec__", None)
     return spec is not None and spec.name == name and spec.origin is not None and name != "__main__"
+
+
+def serve_as_worker(place: Place, setup: dict[str, Any]) -> None:
+    """Be the worker of this place."""
+    sys.stdout = open(1, "w", buffering=1, closefd=False, errors="replace")  # noqa: SIM115  kept for life
+    sys.stderr = open(2, "w", buffering=1, closefd=False, errors="replace")  # noqa: SIM115
+    sock, _ = dial(*place.client)
+    worker = Worker(sock, f"{place.home.host}/{place.number}", place=place, learns=setup["learns"])
+    signal.signal(signal.SIGURG, lambda signum, frame: worker.recall())
+    signal.siginterrupt(signal.SIGURG, False)
+    start_worker(sock, place.number, setup)
+    worker.serve()
+    sys.stdout.flush()
+    sys.stderr.flush()
+
+
+def start_worker(sock: socket.socket, number: int, setup: dict[str, Any]) -> None:
+    """Run the initializer, and tell the client that the worker stands or that the initializer failed."""
+    initializer = setup.get("initializer")
+    if initializer is not None:
+        try:
+            fn, args = load(*initializer)
+            fn(*args)
+        except BaseException as error:
+            send_all(sock, encode(Kind.INITIALIZER_FAILED, describe_error(error), number=number))
+            return
+    send_all(sock, encode(Kind.WORKER_HELLO, pickle.dumps({"pid": os.getpid()}), number=number))
 
 
 def send_all(sock: socket.socket, pieces: list[Bytes]) -> None:
