@@ -174,7 +174,8 @@ def test_the_end_of_either_process_of_an_agent_is_the_end_of_both():
         with mainstay.Executor(1, launcher="local", preload=["json"]) as executor:
             agent = psutil.Process(executor.submit(os.getppid).result(60))
             assert agent.parent().cmdline() == agent.cmdline()
-            [agent, agent.parent()][which].send_signal(signal.SIGKILL)
+            [agent, agent.parent()][which].kill()
+            wait_until(lambda: not agent.is_running())  # noqa: B023
             assert executor.submit(os.getppid).result(60) != agent.pid  # another launch serves
 
 
@@ -283,7 +284,7 @@ def test_a_node_begins_when_the_workers_of_the_one_before_stand(folder):
 
 def test_a_node_that_is_lost_in_its_turn_does_not_hold_the_others_back(folder):
     (folder / "blocks.py").write_text(BLOCKS)
-    with mainstay.Executor(2, launcher=Several(2), preload=["blocks"], stagger=1) as executor:
+    with mainstay.Executor(4, launcher=Several(2), preload=["blocks"], stagger=1) as executor:
         wait_until(lambda: len(executor._broker.roster.agents) == 2, 60)
         wait_until(lambda: log_of(folder) == ["begin"])
         (importer,) = (process for process in agents() if process.parent().cmdline() == process.cmdline())
