@@ -157,9 +157,9 @@ class Launches:
         """An agent is gone, and perhaps its node: it is taken back when it returns."""
         self._missing[node] = now + REJOIN
 
-    def came(self, node: str) -> None:
-        """An agent stands on that node."""
-        self._missing.pop(node, None)
+    def came(self, node: str) -> bool:
+        """An agent stands on that node; say whether one was lost there."""
+        return self._missing.pop(node, None) is not None
 
     def lost_all(self, now: float) -> None:
         """The last agent is gone: the launch has `GRACE` seconds to end and say why."""

@@ -40,6 +40,7 @@ class AgentState:
         self.connection, self.host, self.namespace = connection, host, namespace
         self.workers: dict[int, WorkerState] = {}
         self.stillborn = 0
+        self.is_back = False  # it stands for one that was lost
         self.heard = time.monotonic()
 
     @property
@@ -145,7 +146,7 @@ class Roster:
         connection.on_frames = lambda frames: self._on_agent(agent, frames)
         connection.on_end = lambda: self._agent_gone(agent)
         self.agents.append(agent)
-        self._launches.came(agent.host)
+        agent.is_back = self._launches.came(agent.host)
         connection.send(encode(Kind.SETUP, self._setup))
         for _ in range(self._share(hello["slots"], hello["cores"], attempt.nodes)):
             self._enlist(agent)
@@ -207,6 +208,9 @@ class Roster:
         self._give_turns()
 
     def _preload_failed(self, agent: AgentState, failure: Failure) -> None:
+        if agent.is_back:  # its node may not be whole yet; the others go on
+            self._agent_gone(agent, f"cannot preload {failure.name!r}: {failure.reason}")
+            return
         error = PreloadFailed(agent.host, failure.name, failure.reason)
         if failure.error is not None:
             error.__cause__ = rebuild_error(failure.error, agent.host, "")

@@ -99,6 +99,36 @@ def test_blas_works_in_forks_of_a_process_that_has_loaded_it():
     assert not any("threads" in line for line in lines)
 
 
+class Returning:
+    """Starts two agents on this host, each as if it were on a node that comes back when it is lost."""
+
+    name = "returning"
+    most_workers = None
+
+    def why_not(self):
+        return None
+
+    def start(self, invitation):
+        return Several(2).start(invitation)
+
+    def rejoin(self, invitation, host):
+        return Several(1).start(invitation)
+
+
+def test_a_node_that_comes_back_and_is_not_whole_does_not_break_the_pool(folder, monkeypatch):
+    monkeypatch.setattr("mainstay.launches.REJOIN", 0.1)
+    (folder / "fickle.py").write_text("import os\nif os.path.exists(__file__ + '-off'): raise OSError('not mounted')\n")
+    lines = []
+    with mainstay.Executor(4, launcher=Returning(), preload=["fickle"], log=lines.append) as executor:
+        executor.wait_ready(timeout=60)
+        (folder / "fickle.py-off").touch()
+        os.kill(executor.submit(os.getppid).result(60), signal.SIGKILL)
+        wait_until(lambda: any("cannot preload 'fickle': OSError: not mounted" in line for line in lines), 60)
+        assert executor.submit(abs, -1).result(60) == 1
+        (folder / "fickle.py-off").unlink()
+        wait_until(lambda: executor.describe().workers == 4, 60)
+
+
 # -- a worker that died
 
 
