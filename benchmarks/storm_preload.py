@@ -44,10 +44,13 @@ def use(rows: int) -> int:
     """Use what was imported, as a task would."""
     import numpy as np
     import pandas as pd
+    import scipy.optimize
+    import scipy.stats
     import xarray as xr
 
     frame = pd.DataFrame({"a": np.arange(rows), "b": np.arange(rows) % 7})
     xr.DataArray(frame.groupby("b").sum().to_numpy()).mean()
+    scipy.optimize.brentq(lambda x: scipy.stats.norm.cdf(x) - 0.3, -3, 3)
     return os.getpid()
 
 

@@ -191,9 +191,8 @@ def memory_of_script(journal: object) -> Memory | None:
 
 
 def preloading(preload: str | Sequence[str], journal: object, log: Log) -> Preloading:
-    """Return what `preload=` asks for. Raises `TypeError`, `ValueError`."""
-    names = checked(preload)
-    memory = memory_of_script(journal) if names == AUTO else None
-    if names == AUTO and memory is None:
+    """Return what a `preload=` that was checked asks for."""
+    memory = memory_of_script(journal) if preload == AUTO else None
+    if preload == AUTO and memory is None:
         log(logging.INFO, "preload='auto' learns nothing: there is no script whose next run could know it")
-    return Preloading(names, log, memory)
+    return Preloading(preload, log, memory)

@@ -226,7 +226,7 @@ def work(x):
     import colours, threads, xml.dom
     return "threads" in sys.modules
 
-with mainstay.Executor(2, launcher="local", preload="auto", log=print, **eval(sys.argv[1])) as ex:
+with mainstay.Executor(2, preload="auto", log=print, **{"launcher": "local"} | eval(sys.argv[1])) as ex:
     names = ["colours", "threads", "xml.dom"]
     print("knew", ex.submit(lambda: [name for name in names if name in sys.modules]).result())
     assert all(ex.map(work, range(4)))
@@ -263,6 +263,10 @@ def test_a_second_run_preloads_what_the_first_imported(folder, tmp_path, journal
     assert "colours" in second.partition("once per node")[0]
     assert "knew ['colours', 'xml.dom']" in third
     assert "leaves" not in third  # known by now, and not tried again
+    options = options.replace("{", "{'launcher': 'serial', ", 1)
+    run()  # knows what the program itself has imported, and must not forget it for that
+    options = options.replace("serial", "local")
+    assert "knew ['colours', 'xml.dom']" in run()
     assert (tmp_path / "calls.db.preload").exists() == journal
     assert (tmp_path / "cache").exists() != journal
 

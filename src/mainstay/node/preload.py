@@ -220,6 +220,8 @@ def import_all(wanted: Wanted, begins: Callable[[str], object], *, apart: bool) 
     try:
         for name in wanted.names:
             if name in sys.modules or is_below(name, left_out):
+                if not apart and name in sys.modules:
+                    done.append(name)  # this process has it for reasons of its own; another node would not
                 continue
             begins(name)
             failure = _import(name, wanted.learnt, apart)
