@@ -48,7 +48,7 @@ def folder(tmp_path, monkeypatch):
     folder = tmp_path / "modules"
     folder.mkdir()
     monkeypatch.syspath_prepend(folder)
-    monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
     return folder
 
 
@@ -219,16 +219,20 @@ def test_scratch_files_are_removed_where_a_module_was_preloaded(tmp_path):
 # -- what is learnt
 
 AUTO = """
-import sys
+import os, sys
 import mainstay
+
+def say(line):
+    os.write(1, f"{line}\\n".encode())  # in one piece: the log is written by another thread
 
 def work(x):
     import colours, threads, xml.dom
     return "threads" in sys.modules
 
-with mainstay.Executor(2, preload="auto", log=print, **{"launcher": "local"} | eval(sys.argv[1])) as ex:
+with mainstay.Executor(2, preload="auto", log=say, **{"launcher": "local"} | eval(sys.argv[1])) as ex:
     names = ["colours", "threads", "xml.dom"]
-    print("knew", ex.submit(lambda: [name for name in names if name in sys.modules]).result())
+    known = ex.submit(lambda: [name for name in names if name in sys.modules]).result()
+    say(f"knew {known}")
     assert all(ex.map(work, range(4)))
 """
 
