@@ -39,6 +39,11 @@ HARMFUL = {
     ),
     "crashes": ("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n", "was killed by signal 11"),
     "leaves": ("import os\nos._exit(3)\n", "exited with 3"),
+    "leaves a process": (  # which holds what it has inherited
+        "import os, time\nif os.fork():\n    os._exit(3)\nwhile os.getppid() != 1:\n    time.sleep(0.01)\n"
+        "time.sleep(3)\nos._exit(0)\n",
+        "exited with 3",
+    ),
 }
 
 

@@ -130,13 +130,13 @@ def _rehearse(wanted: Wanted, left_out: dict[str, str], says: int) -> Report:
         report.left_out.update(left_out)
         pickled = pickle.dumps(report)
     except ImportFailed as failed:
-        _say(says, b"\0" + pickle.dumps(failed.failure))
+        _say_last(says, pickle.dumps(failed.failure))
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
     gc.collect()
     gc.freeze()  # or the first collection in each worker would touch, and so copy, every page of what they share
-    _say(says, b"\0" + pickled)
+    _say_last(says, pickled)
     return report
 
 
@@ -145,8 +145,22 @@ def _say(fd: int, data: bytes) -> None:
         data = data[os.write(fd, data) :]
 
 
+def _say_last(fd: int, pickled: bytes) -> None:
+    _say(fd, b"\0" + len(pickled).to_bytes(8, "big") + pickled)
+
+
+def _last_said(said: bytes) -> bytes | None:
+    """Return what came by `_say_last`, if all of it has come."""
+    rest = said.partition(b"\0")[2]
+    size = int.from_bytes(rest[:8], "big")
+    return rest[8:] if len(rest) > 8 and len(rest) == 8 + size else None
+
+
 def _listen(hears: int, pid: int, watch: Watch) -> bytes:
-    """Return all that the understudy said; meanwhile do what cannot wait."""
+    """Return all that the understudy said; meanwhile do what cannot wait.
+
+    What it imports may leave processes behind that hold its end of the pipe: the end of the file is not waited for.
+    """
     poll = select.poll()
     poll.register(hears, select.POLLIN)
     poll.register(watch.wake, select.POLLIN)
@@ -158,25 +172,29 @@ def _listen(hears: int, pid: int, watch: Watch) -> bytes:
             break
         if watch.wake.fileno() in ready:
             watch.wake.recv(4096)
-        if hears in ready:
-            piece = os.read(hears, 1 << 16)
-            if not piece:
-                return said
-            said += piece
+        piece = os.read(hears, 1 << 16) if hears in ready else b""
+        said += piece
+        if _last_said(said) is not None or (not piece and _has_ended(pid)):
+            return said
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     raise EOFError
 
 
+def _has_ended(pid: int) -> bool:
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
 def _outcome(said: bytes, pid: int) -> Report | Failure:
-    begun, ended, pickled = said.partition(b"\0")
-    if ended and isinstance(report := pickle.loads(pickled), Report):
-        return report
-    _, status = os.waitpid(pid, 0)
-    if ended:
-        return Failure(*pickle.loads(pickled))
-    how = f"was killed by signal {-code}" if (code := os.waitstatus_to_exitcode(status)) < 0 else f"exited with {code}"
-    name = begun.decode().split("\n")[-2] if begun else ""
+    last = _last_said(said)
+    outcome: Report | Failure | None = None if last is None else pickle.loads(last)
+    if isinstance(outcome, Report):
+        return outcome
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if outcome is not None:
+        return outcome
+    how = f"was killed by signal {-code}" if code < 0 else f"exited with {code}"
+    name = said.decode().split("\n")[-2] if said else ""
     return Failure(name, f"the process that imported it {how}")
 
 
