@@ -6,7 +6,6 @@ import os
 import sys
 
 import pytest
-from test_executor import launcher  # noqa: F401  the fixture
 
 import mainstay
 
@@ -35,7 +34,7 @@ def known(name):
     return name in sys.modules
 
 
-def test_a_node_imports_once_before_any_task(launcher, folder):  # noqa: F811
+def test_a_node_imports_once_before_any_task(launcher, folder):
     sys.modules.pop("mymodel", None)
     (folder / "imports").unlink(missing_ok=True)
     with mainstay.Executor(2, launcher=launcher, preload=["mymodel", "xml.dom"]) as executor:
@@ -48,7 +47,7 @@ def test_a_node_imports_once_before_any_task(launcher, folder):  # noqa: F811
     assert (folder / "imports").read_text().split() == [str(os.getpid() if here else importer)]
 
 
-def test_a_module_that_fails_breaks_the_pool(launcher, folder):  # noqa: F811
+def test_a_module_that_fails_breaks_the_pool(launcher, folder):
     with mainstay.Executor(1, launcher=launcher, preload=["misfit"]) as executor:
         with pytest.raises(mainstay.PreloadFailed, match="cannot preload 'misfit': OSError: no licence") as caught:
             executor.submit(abs, 1).result(60)
@@ -60,7 +59,7 @@ def test_a_module_that_fails_breaks_the_pool(launcher, folder):  # noqa: F811
             executor.wait_ready(timeout=30)
 
 
-def test_a_module_that_is_not_there_is_named(launcher, folder):  # noqa: F811
+def test_a_module_that_is_not_there_is_named(launcher, folder):
     with mainstay.Executor(1, launcher=launcher, preload=["nosuchmodule"]) as executor:
         with pytest.raises(mainstay.PreloadFailed, match="No module named 'nosuchmodule'"):
             executor.submit(abs, 1).result(60)
