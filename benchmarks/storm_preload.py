@@ -93,13 +93,13 @@ def ready(workers: int) -> float:
 def slow_numpy() -> Iterator[None]:
     """Put NumPy on a mount where each metadata operation takes its time, and that on the path."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-    from slowmount import SlowMount
+    from slowmount import Cache, SlowMount
 
     spec = importlib.util.find_spec("numpy")
     assert spec is not None
     assert spec.origin is not None
     package = Path(spec.origin).parent
-    with tempfile.TemporaryDirectory() as folder, SlowMount(folder, delay=DELAY, names=False) as mount:
+    with tempfile.TemporaryDirectory() as folder, SlowMount(folder, delay=DELAY, cache=Cache.NONE) as mount:
         for tree in (package, package.with_name("numpy.libs")):
             if tree.exists():
                 shutil.copytree(tree, mount.behind / tree.name)
