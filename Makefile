@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test cluster test-pythons check bench bench-journal bench-cluster clean
+.PHONY: demo test cluster test-pythons check bench bench-journal bench-cluster bench-storm clean
 
 demo: $(VENV)/ready
 	$(BIN)/mainstay demo
@@ -49,6 +49,10 @@ bench-journal: $(VENV)/ready
 bench-cluster: $(VENV)/ready
 	$(BIN)/python $(PIP) --requirement benchmarks/requirements.txt
 	$(BIN)/python benchmarks/cluster.py
+
+bench-storm: $(VENV)/ready
+	$(BIN)/python $(PIP) --requirement benchmarks/requirements.txt
+	$(BIN)/python benchmarks/storm.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -1,20 +1,26 @@
-"""A file system whose metadata operations are slow and counted, as on a busy network file system.
+"""A shared file system for tests: metadata operations are counted by kind, process and path, and can be slow or fail.
 
     with SlowMount(folder, delay=0.0005) as mount:
         ...                                       work on files below mount.path
         mount.counts()                            {"getattr": 12, "create": 3, ...}
+        mount.operations()                        [Operation("open", 4711, "python job.py", "/job.py", 2), ...]
+        mount.peak()                              the most that came within one second
+        mount.clear()                             counted from here
+        mount.delay(0.01, "open")                 each takes so much longer from here
+        mount.fail("open", errno.EIO, "*.so")     and these come to nothing, though they count; mount.mend()
 
 A FUSE process of its own passes what is done below `mount.path` on to `mount.behind`, a plain folder. Counted, and
 delayed, is what a network file system would ask its server for metadata:
 
 - whatever goes by a name, and what asks for attributes or changes them: see `METADATA`. `getattr` stands for looking a
-  name up as well as for asking for attributes. The kernel keeps no attributes, and not that a name is missing;
+  name up as well as for asking for attributes. A directory that is listed counts once (`readdir`);
 - not: reading, writing, syncing and closing an open file, and its locks, which are the kernel's own;
 - not: attributes that FUSE itself asks for: to answer an operation that was counted, to tell where a file that is read
   ends, and before it changes an owner.
 
-The kernel keeps the names of what is there, unless `names` is False: then it asks twice for what others ask once, first
-for the name and then for its attributes.
+What the kernel remembers is said by `Cache`. A process is told by its id and command line, as they are when it asks;
+a thread is its process. `within` starts the FUSE process elsewhere, as in the namespaces of a host: so several clients
+can show the same folder, each with its own counts (`cluster/counted.py`).
 
 The process ends, and the mount with it, when the block is left or the process that holds it ends, however that be.
 """
@@ -24,6 +30,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import ctypes.util
+import enum
+import fnmatch
 import functools
 import importlib.util
 import json
@@ -35,10 +43,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 METADATA = (
     "access", "chmod", "chown", "create", "getattr", "link", "mkdir", "mknod", "open", "readdir", "readlink", "rename",
@@ -52,6 +60,24 @@ FOREVER = 1_000_000  # seconds
 MNT_DETACH = 2
 CAP_SYS_ADMIN = 1 << 21
 PATIENCE = 10.0  # seconds for the process to end
+
+
+class Cache(enum.Enum):
+    """For how long the kernel remembers names and attributes of what is there; what is missing, it asks for anew."""
+
+    NONE = (0, 0)  # it asks for every directory on the way, and twice for what is at the end: the name, the attributes
+    NAMES = (FOREVER, 0)
+    ALL = (FOREVER, FOREVER)
+
+
+class Operation(NamedTuple):
+    """A kind of operation on a path below the mount, by a process, and how often."""
+
+    kind: str
+    pid: int
+    command: str
+    path: str
+    count: int
 
 
 class MountError(Exception):
@@ -85,19 +111,28 @@ class SlowMount:
     Raises `MountError` where there can be none.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], delay: float = 0.0, *, names: bool = True) -> None:
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        delay: float = 0.0,
+        *,
+        cache: Cache = Cache.NAMES,
+        within: Callable[[list[str]], list[str]] | None = None,
+    ) -> None:
         self.path, self.behind = Path(folder).resolve() / "mount", Path(folder).resolve() / "behind"
-        self._given = {"delay": delay, "names": names, "holder": os.getpid()}
+        self._within = within or list
+        # Elsewhere it may have another id; there the end of the pipe must do.
+        self._given = {"delay": delay, "cache": cache.name, "holder": None if within else os.getpid()}
 
     def __enter__(self) -> SlowMount:
         if reason := why_not():
             raise MountError(reason)
         self.path.mkdir(parents=True, exist_ok=True)
         self.behind.mkdir(exist_ok=True)
-        command = [sys.executable, __file__, self.behind, self.path, json.dumps(self._given)]
+        command = [sys.executable, __file__, str(self.behind), str(self.path), json.dumps(self._given)]
         self._said = tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen(
-            command,
+            self._within(command),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._said,
@@ -120,11 +155,38 @@ class SlowMount:
         return self._process.stdout.readline()
 
     def counts(self) -> Counter[str]:
-        """Return how many metadata operations there were, by name."""
+        """Return how many metadata operations there were, by kind."""
+        return Counter(self._ask("counts"))
+
+    def operations(self) -> list[Operation]:
+        """Return the same by kind, process and path."""
+        return [Operation(*row) for row in self._ask("rows")]
+
+    def peak(self) -> int:
+        """Return the most operations that came within one second."""
+        return int(self._ask("peak"))
+
+    def clear(self) -> None:
+        """Count from here."""
+        self._ask("clear")
+
+    def delay(self, seconds: float, *kinds: str) -> None:
+        """Let operations of these kinds (none given: all) take so much longer."""
+        self._ask("delay", seconds, kinds or METADATA)
+
+    def fail(self, kind: str, error: int, pattern: str = "*") -> None:
+        """Let operations of a kind end with an error number, on paths below the mount that match, as "/lib/*.so"."""
+        self._ask("fail", kind, error, pattern)
+
+    def mend(self) -> None:
+        """Let nothing fail any more."""
+        self._ask("mend")
+
+    def _ask(self, *question: object) -> Any:
         assert self._process.stdin is not None
-        self._process.stdin.write("counts\n")
+        self._process.stdin.write(json.dumps(question) + "\n")
         self._process.stdin.flush()
-        return Counter(json.loads(self._line()))
+        return json.loads(self._line())
 
     def __exit__(self, *_: object) -> None:
         assert self._process.stdin is not None
@@ -150,31 +212,115 @@ def unmount(path: Path) -> None:
 # -- in the process of the mount
 
 
+class Ledger:
+    """What was asked for, and the orders of the holder."""
+
+    def __init__(self, delay: float) -> None:
+        from mfusepy import fuse_get_context
+
+        self._context = fuse_get_context
+        self._lock = threading.Lock()
+        self._delays = dict.fromkeys(METADATA, delay)
+        self._failures: list[tuple[str, int, str]] = []
+        self._processes: dict[int, int] = {}  # by the id of a thread
+        self.clear()
+
+    def enter(self, kind: str, path: str) -> None:
+        """Count an operation; return when it may go on. Raises `OSError` where it is to fail."""
+        pid, command = self._caller()
+        now = time.monotonic()
+        with self._lock:
+            self._rows[kind, pid, command, path] += 1
+            if kind == "chown":
+                self._rows["getattr", pid, command, path] -= 1  # FUSE itself has just asked
+            self._last.append(now)
+            while self._last[0] <= now - 1:
+                self._last.popleft()
+            self._peak = max(self._peak, len(self._last))
+        if self._delays[kind]:  # even a sleep of nothing gives way to others
+            time.sleep(self._delays[kind])
+        for failing, error, pattern in self._failures:
+            if failing == kind and fnmatch.fnmatchcase(path, pattern):
+                raise OSError(error, os.strerror(error))
+
+    def _caller(self) -> tuple[int, bytes]:
+        thread = self._context()[2]
+        try:
+            words = _read(f"/proc/{thread}/cmdline")
+            if thread not in self._processes:
+                self._processes[thread] = _process_of(thread)
+        except OSError:
+            return thread, b""  # it did not wait for the answer, or is out of sight
+        return self._processes[thread], words
+
+    # What the holder may ask
+
+    def counts(self) -> dict[str, int]:
+        found: Counter[str] = Counter()
+        with self._lock:
+            for (kind, *_), count in self._rows.items():
+                found[kind] += count
+        return +found
+
+    def rows(self) -> list[tuple[str, int, str, str, int]]:
+        with self._lock:
+            rows = [(*row, count) for row, count in self._rows.items() if count]
+        return [(kind, pid, _spoken(words), path, count) for kind, pid, words, path, count in rows]
+
+    def peak(self) -> int:
+        return self._peak
+
+    def clear(self) -> None:
+        with self._lock:
+            self._rows: Counter[tuple[str, int, bytes, str]] = Counter()
+            self._last: deque[float] = deque()
+            self._peak = 0
+
+    def delay(self, seconds: float, kinds: list[str]) -> None:
+        self._delays |= dict.fromkeys(kinds, seconds)
+
+    def fail(self, kind: str, error: int, pattern: str) -> None:
+        self._failures = [*self._failures, (kind, error, pattern)]
+
+    def mend(self) -> None:
+        self._failures = []
+
+
+def _spoken(words: bytes) -> str:
+    return words.replace(b"\0", b" ").decode(errors="replace").strip()
+
+
+def _process_of(thread: int) -> int:
+    status = _read(f"/proc/{thread}/status").splitlines()
+    return next(int(line.split()[1]) for line in status if line.startswith(b"Tgid:"))
+
+
+def _read(path: str) -> bytes:
+    """Return what one reading gives; for each operation, `open` would take too long."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        return os.read(file, 1 << 16)
+    finally:
+        os.close(file)
+
+
 class Passthrough:
     """What the mount does: the same in the folder behind it."""
 
     use_ns = True  # times are whole nanoseconds
 
-    def __init__(self, behind: str, delay: float) -> None:
-        self._behind, self._delay = behind, delay
-        self._counts: Counter[str] = Counter()
+    def __init__(self, behind: str, ledger: Ledger) -> None:
+        self._behind, self._ledger = behind, ledger
         self._lock = threading.Lock()
         self._changed: set[str] = set()  # whose attributes are asked for next only to answer the change
         for name in METADATA:
             setattr(self, name, self._counting(name, getattr(self, f"_{name}")))
 
-    def counts(self) -> dict[str, int]:
-        with self._lock:
-            return dict(self._counts)
-
     def _counting(self, name: str, operation: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(operation)  # mfusepy looks at its parameters
         def counted(path: str, *given: Any) -> Any:
             if name != "getattr" or not self._is_by_the_way(path, *given):
-                with self._lock:
-                    self._counts[name] += 1
-                    self._counts["getattr"] -= name == "chown"  # FUSE itself has just asked
-                time.sleep(self._delay)
+                self._ledger.enter(name, path)
             result = operation(path, *given)
             if name in ANSWERED:
                 self._changed.add(path)
@@ -267,14 +413,16 @@ class Passthrough:
         os.close(fh)
 
 
-def listen(operations: Passthrough, point: Path, holder: int) -> None:
-    """Tell counts when asked; end this process when nobody holds the mount any more."""
-    ended = os.pidfd_open(holder)  # beside the pipe, whose other end a child of the holder may have
+def listen(ledger: Ledger, point: Path, holder: int | None) -> None:
+    """Answer the holder; end this process when nobody holds the mount any more."""
+    ended = [] if holder is None else [os.pidfd_open(holder)]  # beside the pipe, which a child of the holder may hold
     while True:
-        ready, _, _ = select.select([sys.stdin, ended], [], [])
-        if ended in ready or not sys.stdin.readline():
+        ready, _, _ = select.select([sys.stdin, *ended], [], [])
+        question = "" if {*ended} & {*ready} else sys.stdin.readline()
+        if not question:
             break
-        print(json.dumps(operations.counts()), flush=True)
+        what, *given = json.loads(question)
+        print(json.dumps(getattr(ledger, what)(*given)), flush=True)
     unmount(point)
     os._exit(0)
 
@@ -284,10 +432,11 @@ def main(behind: str, point: str, given: str) -> None:
 
     options = json.loads(given)
     os.umask(0)  # the caller's has been applied
-    operations = Passthrough(behind, options["delay"])
-    threading.Thread(target=listen, args=(operations, Path(point), options["holder"]), daemon=True).start()
-    timeouts = {"attr_timeout": 0, "entry_timeout": FOREVER if options["names"] else 0, "negative_timeout": 0}
-    FUSE(operations, point, foreground=True, hard_remove=True, fsname="slowmount", **timeouts)
+    ledger = Ledger(options["delay"])
+    threading.Thread(target=listen, args=(ledger, Path(point), options["holder"]), daemon=True).start()
+    names, attributes = Cache[options["cache"]].value
+    timeouts = {"entry_timeout": names, "attr_timeout": attributes, "negative_timeout": 0}
+    FUSE(Passthrough(behind, ledger), point, foreground=True, hard_remove=True, fsname="slowmount", **timeouts)
 
 
 if __name__ == "__main__":

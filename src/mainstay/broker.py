@@ -59,7 +59,7 @@ class Broker:
         self.scheduler = Scheduler()
         self.broken: BaseException | None = None
         self.keeper = outcomes.KeepsNothing()  # where there is a journal, another is set before the start
-        self.on_shut: Callable[[], object] = nothing
+        self.on_shut: list[Callable[[], object]] = []
         self._tasks: dict[int, Task] = {}
         self.done = 0  # calls that ended by themselves
         self._functions: dict[int, Function] = {}
@@ -75,7 +75,7 @@ class Broker:
         control, data = self._reactor.control, self._reactor.data
         key = auth.new_key()
         self.door = Door(control, key, lambda sock: self.roster.admit(sock), log)
-        invitation = Invitation(address.to_text(self.door.addresses), key.hex(), 0)
+        invitation = Invitation(address.to_text(self.door.addresses), key.hex(), 0, setup["stagger"])
         self.launches = Launches(chain, start_timeout, invitation, self._reactor.call_soon, log)
         self.launches.on_lost = lambda: self.roster.dismiss(list(self.roster.agents))
         self.launches.on_exhausted = self.break_down
@@ -276,9 +276,8 @@ class Broker:
             self._reactor.close()
             self.changed.notify_all()
         self.launches.close()
-        for call in [*self._reactor.calls, *self._callbacks]:
+        for call in [*self._reactor.calls, *self._callbacks, *self.on_shut]:
             call()
-        self.on_shut()
 
     def _hear_last_words(self, deadline: float) -> None:
         """Pass on what workers printed last, until each agent has closed its end."""
@@ -314,6 +313,8 @@ class Broker:
             for frame in frames:
                 if frame.kind == Kind.RETURNED:
                     self._act(self.scheduler.returned(worker.number, load(frame.body), now()))
+                elif frame.kind == Kind.IMPORTED:
+                    self.roster.preloading.seen(load(frame.body))
 
     def _finish(self, task: Task, frame: Frame, worker: WorkerState) -> None:
         if frame.kind == Kind.ERROR and task.retries > 0 and task.id in self._tasks:

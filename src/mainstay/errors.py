@@ -14,6 +14,7 @@ __all__ = [
     "MainstayError",
     "PayloadError",
     "PoolBroken",
+    "PreloadFailed",
     "RemoteError",
     "RemoteTraceback",
     "ScratchError",
@@ -54,6 +55,20 @@ class LaunchError(PoolBroken):
 
 class InitializerFailed(PoolBroken):
     """The `initializer` raised on a worker; its exception is the cause."""
+
+
+class PreloadFailed(PoolBroken):
+    """A node could not import a module of `preload`; the exception that it got there is the cause.
+
+    Attributes: `host` (str), `module` (str), `reason` (str).
+    """
+
+    def __init__(self, host: str, module: str, reason: str) -> None:
+        self.host, self.module, self.reason = host, module, reason
+        super().__init__(f"host {host} cannot preload {module!r}: {reason}")
+
+    def __reduce__(self) -> tuple[type[PreloadFailed], tuple[str, str, str]]:
+        return type(self), (self.host, self.module, self.reason)
 
 
 class AllocationEnding(PoolBroken):
@@ -187,7 +202,8 @@ class RemoteTraceback(Exception):
         self.tb, self.host, self.worker = tb, host, worker
 
     def __str__(self) -> str:
-        where = f" on host {self.host}, worker {self.worker}" if self.host else ""
+        worker = f", worker {self.worker}" if self.worker else ""
+        where = f" on host {self.host}{worker}" if self.host else ""
         return f'\n"""\n{self.tb.rstrip()}\n"""\nraised{where}'
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import itertools
-import logging
 import os
 import time
 import weakref
@@ -12,12 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mainstay import interrupts, lifetime, mapping, settings, world
+from mainstay import interrupts, lifetime, mapping, preloading, settings, world
 from mainstay.broker import Broker
 from mainstay.errors import JournalError
 from mainstay.futures import Future
 from mainstay.launch import Launcher, chain
 from mainstay.launches import Log, prepare_stage
+from mainstay.marks import mark
 from mainstay.options import Options
 from mainstay.orders import Task
 from mainstay.report import Description, WorkerInfo
@@ -47,7 +47,10 @@ class Executor(concurrent.futures.Executor):
         start_timeout: seconds in which a launcher must bring a worker before the next is tried.
         retries: how often a task that raised runs again.
         worker_retries: how often a task whose worker died runs again.
-        preload: names of modules that each node imports once, before its workers are forked.
+        preload: names of modules that each node imports once, before its workers are forked; "auto": those that the
+            workers of this script's earlier runs imported.
+        stagger: how many nodes (int >= 1) may begin at the same time, which bounds the load on a shared file system:
+            a further one imports and starts its workers when those of one before it stand; None: all at once.
         journal: the path of an SQLite file that keeps each finished call, and from which calls that are in it are
             answered ("memory:": kept for this pool only); None: no journal.
         journal_sync: "group": results are delivered at once, and on disk 100 ms later; "each": not delivered before
@@ -75,7 +78,8 @@ class Executor(concurrent.futures.Executor):
         launcher: str | Launcher | Sequence[str | Launcher] = "auto",
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
-        preload: Sequence[str] = (),
+        preload: str | Sequence[str] = (),
+        stagger: int | None = None,
         start_timeout: float = 120.0,
         node_timeout: float = 30.0,
         retries: int = 0,
@@ -103,14 +107,16 @@ class Executor(concurrent.futures.Executor):
         self._ids = itertools.count(1)
         self._paces: dict[int, mapping.Pace] = {}
         self._closed = False
-        preload = preload if journal is None else (*preload, WITNESS)
-        setup = settings.setup(preload, initializer, initargs, scratch, node_timeout)
+        own = () if journal is None else (WITNESS,)
+        setup = settings.setup(own, preload, stagger, initializer, initargs, scratch, node_timeout)
         interrupts.install()
-        say = _logger(log)
+        say = settings.logger(log)
         staged = prepare_stage(stage, setup, say)
         self._keeper = None if journal is None else self._open_journal(journal, journal_sync, say)
         self._broker = self._new_broker(launchers, max_workers, setup, start_timeout, say)
         self._broker.launches.stage = staged
+        self._broker.roster.preloading = preloading.preloading(preload, journal, say)
+        self._broker.on_shut.append(self._broker.roster.preloading.save)
         if "SLURM_JOB_ID" in os.environ:
             self._watch_the_end(drain, None if journal is None else str(journal), requeue, say)
         self._begin()
@@ -147,7 +153,7 @@ class Executor(concurrent.futures.Executor):
         end = ending.Ending(broker, job, drain, ending.how_to_resume(journal, requeue), broker.post, log)
         broker.timed.append(end)
         if requeue:
-            broker.on_shut = lambda: ending.requeue(job, log) if end.is_short else None
+            broker.on_shut.append(lambda: ending.requeue(job, log) if end.is_short else None)
         ending.listen()
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[T]:
@@ -254,6 +260,7 @@ class Executor(concurrent.futures.Executor):
         progress: mapping.Progress | None,
     ) -> Iterator[T]:
         mapping.check(timeout, chunksize, buffersize)
+        mark("batch")
         if isinstance(options.key, str):
             raise ValueError(
                 f"key={options.key!r} would be the name of every item of this map; give a function of their "
@@ -381,15 +388,3 @@ def _serve_in_world(limit: float) -> None:
     if here is not None and here.rank > 0:
         world.attend(here, limit)
         world.leave()
-
-
-def _logger(log: Callable[[str], object] | None) -> Log:
-    if log is None:
-        return logging.getLogger("mainstay").log
-    if not callable(log):
-        raise TypeError(f"log must be None (the logger 'mainstay') or a callable that takes a str; given: {log!r}")
-
-    def say(level: int, line: str) -> None:
-        log(line)
-
-    return say

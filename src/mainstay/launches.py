@@ -112,7 +112,7 @@ class Launches:
     def __init__(
         self, chain: list[Launcher], start_timeout: float, invitation: Invitation, post: Post, log: Log
     ) -> None:
-        self._chain, self._start_timeout, self._invitation = chain, start_timeout, invitation
+        self._chain, self.start_timeout, self._invitation = chain, start_timeout, invitation
         self._post, self._log = post, log
         self.current: Attempt | None = None
         self.reasons: list[tuple[str, str]] = []
@@ -145,8 +145,8 @@ class Launches:
         self._brought_workers = False
         self._missing.clear()
         attempt = self.current = Attempt(self._count, self._chain[0], self._invitation._replace(launch=self._count))
-        self.deadline = attempt.begun + self._start_timeout
-        self._late = f"brought no worker within start_timeout={self._start_timeout:g} s"
+        self.deadline = attempt.begun + self.start_timeout
+        self._late = f"brought no worker within start_timeout={self.start_timeout:g} s"
         attempt.begin(lambda reason: self._post(lambda: self._ended(attempt, reason)))
 
     def _ended(self, attempt: Attempt, reason: str) -> None:
@@ -172,9 +172,9 @@ class Launches:
         """An agent is gone, and perhaps its node: it is taken back when it returns."""
         self._missing[node] = now + REJOIN
 
-    def came(self, node: str) -> None:
-        """An agent stands on that node."""
-        self._missing.pop(node, None)
+    def came(self, node: str) -> bool:
+        """An agent stands on that node; say whether one was lost there."""
+        return self._missing.pop(node, None) is not None
 
     def lost_all(self, now: float) -> None:
         """The last agent is gone: the launch has `GRACE` seconds to end and say why."""

@@ -23,7 +23,7 @@ from mainstay.node import context
 from mainstay.node.worker import describe_error
 from mainstay.outcomes import rebuild_error
 from mainstay.wire.payload import dump
-from mainstay.wire.snapshot import copied, lasting
+from mainstay.wire.snapshot import copied, frozen, lasting
 
 TARGET = 0.004  # seconds of work in one chunk
 GROWTH = 16  # a chunk is at most so many times as large as the one it was measured on
@@ -83,7 +83,7 @@ def _lasting(results: Iterator[Any], left: int) -> Iterator[Any]:
     """Yield so many results, each as it was returned; after the last, nobody writes before it is sent."""
     for result in results:
         left -= 1
-        yield lasting(result) if left else result
+        yield result if not left or type(result) in frozen else lasting(result)
         del result  # or it would be counted as held
 
 

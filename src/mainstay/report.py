@@ -46,13 +46,25 @@ class Staged(NamedTuple):
         return f"environment {how}{where}, {self.imports} imports from {self.origin}"
 
 
+class Preloaded(NamedTuple):
+    """What each node imported before it forked its workers: names of modules, and seconds on the slowest node."""
+
+    names: list[str]
+    seconds: float
+
+    def __str__(self) -> str:
+        more = len(self.names) - MOST_NAMES
+        names = ", ".join(self.names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+        return f"preloaded {names} once per node ({self.seconds:.1f} s)"
+
+
 class Description(NamedTuple):
     """What `Executor.describe()` returns; its `str` is one line for people.
 
     `hosts` maps a host's name to the number of workers that stand there; `seconds` is the time from the
     executor's making until all stood, None before; `not_used` lists `(launcher, reason)` in the order in which
-    they were tried; `ever_started` counts all worker processes that this pool ever forked; `staged` tells of a
-    staged environment, None without one.
+    they were tried; `ever_started` counts all worker processes that this pool ever forked; `preloaded` is what
+    each node imported once, None before; `staged` tells of a staged environment, None without one.
     """
 
     launcher: str
@@ -62,6 +74,7 @@ class Description(NamedTuple):
     seconds: float | None
     not_used: list[tuple[str, str]]
     ever_started: int
+    preloaded: Preloaded | None = None
     staged: Staged | None = None
 
     def _by_count(self) -> dict[int, list[str]]:
@@ -75,8 +88,8 @@ class Description(NamedTuple):
         took = "" if self.seconds is None else f" after {self.seconds:.2f} s"
         why = "".join(f"; not {name}: {reason}" for name, reason in self.not_used)
         missing = "" if self.workers >= self.wanted else f" (of {self.wanted})"
-        staged = "" if self.staged is None else f"; {self.staged}"
-        return f"launcher {self.launcher or 'not chosen yet'}; workers: {where}{missing}{took}{staged}{why}"
+        more = "".join(f"; {what}" for what in (self.staged, self.preloaded) if what is not None)
+        return f"launcher {self.launcher or 'not chosen yet'}; workers: {where}{missing}{took}{more}{why}"
 
 
 def _on(count: int, hosts: list[str]) -> str:

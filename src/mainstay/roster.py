@@ -1,6 +1,6 @@
 """Who stands: the agents, their workers, and what is known of each.
 
-a guest's first frame ─┬─ AGENT_HELLO ──▶ gets SETUP and one FORK for each of its workers
+a guest's first frame ─┬─ AGENT_HELLO ──▶ gets SETUP; in its turn PRELOAD, and one FORK for each of its workers
                        └─ WORKER_HELLO ─▶ its frames go to the pool
 an agent's FORKED, OUTPUT, ENDED; ends of files ──▶ joined, left, replaced
 """
@@ -12,16 +12,19 @@ import pickle
 import socket
 import time
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any, Protocol
 
 from mainstay import scheduler
-from mainstay.errors import InitializerFailed
+from mainstay.errors import InitializerFailed, PreloadFailed
 from mainstay.files import Files
 from mainstay.launches import GRACE, Launches, Log
+from mainstay.node.preload import Failure, Report
 from mainstay.orders import Task
 from mainstay.outcomes import End, rebuild_error
+from mainstay.preloading import Preloading
 from mainstay.report import Description, Staged, WorkerInfo
+from mainstay.turns import Turns
 from mainstay.wire.connection import Connection
 from mainstay.wire.frames import Frame, Kind, encode
 from mainstay.wire.payload import load
@@ -37,7 +40,13 @@ class AgentState:
         self.connection, self.host, self.namespace, self.stage = connection, host, namespace, stage
         self.workers: dict[int, WorkerState] = {}
         self.stillborn = 0
+        self.is_back = False  # it stands for one that was lost
         self.heard = time.monotonic()
+
+    @property
+    def stands(self) -> bool:
+        """Whether all of its workers do."""
+        return all(worker.pid for worker in self.workers.values())
 
 
 class WorkerState:
@@ -99,6 +108,8 @@ class Roster:
         self.ever_started = 0
         self.closing = False
         self.files = Files(log)
+        self.preloading = Preloading((), log)  # where something is to be, another is set before the start
+        self._turns: Turns[AgentState] = Turns(setup["stagger"], launches.start_timeout)
 
     def admit(self, sock: socket.socket) -> None:
         """A peer has proved the key; its first frame says what it is."""
@@ -138,10 +149,13 @@ class Roster:
         connection.on_frames = lambda frames: self._on_agent(agent, frames)
         connection.on_end = lambda: self._agent_gone(agent)
         self.agents.append(agent)
-        self._launches.came(agent.host)
+        agent.is_back = self._launches.came(agent.host)
         connection.send(encode(Kind.SETUP, self._setup))
         for _ in range(self._share(hello["slots"], hello["cores"], attempt.nodes)):
-            self._fork(agent)
+            self._enlist(agent)
+        if agent.workers:
+            self._turns.came(agent)
+            self._give_turns()
         self._complete = len(self.agents) >= attempt.nodes
         self._pool.someone_came()
 
@@ -164,9 +178,9 @@ class Roster:
         name = "" if launches.current is None else launches.current.launcher.name
         hosts = Counter(self.workers[number].host for number in standing)
         wanted = self.wanted or len(self.workers)
-        reasons = list(launches.reasons)
+        reasons, preloaded, staged = list(launches.reasons), self.preloading.told(), self._staged()
         return Description(
-            name, dict(hosts), len(standing), wanted, started_after, reasons, self.ever_started, self._staged()
+            name, dict(hosts), len(standing), wanted, started_after, reasons, self.ever_started, preloaded, staged
         )
 
     def _staged(self) -> Staged | None:
@@ -181,18 +195,50 @@ class Roster:
 
     def is_complete(self) -> bool:
         """Whether every agent has come, and every worker that it was to fork."""
-        return self._complete and all(worker.pid for worker in self.workers.values())
+        return self._complete and all(agent.stands for agent in self.agents)
 
-    def _fork(self, agent: AgentState) -> None:
+    def _enlist(self, agent: AgentState) -> int:
+        """Return the number of a worker that the agent is to fork."""
         self._numbers += 1
         agent.workers[self._numbers] = self.workers[self._numbers] = WorkerState(self._numbers, agent)
-        agent.connection.send(encode(Kind.FORK, number=self._numbers))
+        return self._numbers
+
+    def _give_turns(self) -> None:
+        wanted = self.preloading.wanted
+        for agent in self._turns.next(time.monotonic()):
+            if wanted is None:
+                self._fork(agent, agent.workers)
+            else:
+                agent.connection.send(encode(Kind.PRELOAD, pickle.dumps(tuple(wanted))))
+
+    def _fork(self, agent: AgentState, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            agent.connection.send(encode(Kind.FORK, number=number))
+
+    def _turn_ended(self, agent: AgentState) -> None:
+        """Its workers stand, or it is gone."""
+        self._turns.done(agent)
+        self._give_turns()
+
+    def _preload_failed(self, agent: AgentState, failure: Failure) -> None:
+        if agent.is_back:  # its node may not be whole yet; the others go on
+            self._agent_gone(agent, f"cannot preload {failure.name!r}: {failure.reason}")
+            return
+        error = PreloadFailed(agent.host, failure.name, failure.reason)
+        if failure.error is not None:
+            error.__cause__ = rebuild_error(failure.error, agent.host, "")
+        self._pool.break_down(error)
 
     def _on_agent(self, agent: AgentState, frames: list[Frame]) -> None:
         agent.heard = time.monotonic()
         for frame in frames:
             if frame.kind == Kind.FORKED:
                 self.ever_started += 1
+            elif frame.kind == Kind.PRELOADED:
+                self.preloading.reported(agent.host, Report(*load(frame.body)))
+                self._fork(agent, agent.workers)
+            elif frame.kind == Kind.PRELOAD_FAILED:
+                self._preload_failed(agent, Failure(*load(frame.body)))
             elif frame.kind == Kind.OUTPUT:
                 self._pool.worker_printed(f"{agent.host}/{frame.number}", frame)
             elif frame.kind == Kind.SAVING and frame.number in agent.workers:
@@ -222,6 +268,7 @@ class Roster:
         for agent in agents:
             self.agents.remove(agent)
             agent.connection.close()
+            self._turns.done(agent)
         lost = [worker for agent in agents for worker in agent.workers.values()]
         for worker in lost:
             self._pool.worker_leaving(worker)  # all, before the tasks of the first look for another
@@ -243,6 +290,8 @@ class Roster:
         connection.on_end = lambda: self._on_worker_end(worker)
         self._launches.stands()
         self._pool.worker_joined(worker)
+        if worker.agent.stands:
+            self._turn_ended(worker.agent)
 
     def _on_worker_end(self, worker: WorkerState) -> None:
         """Its socket is closed. Why, the agent tells; make sure that it has a reason to."""
@@ -271,7 +320,7 @@ class Roster:
             words = f"; the last said: {end.stderr}" if end.stderr else ""
             self._launches.fail(f"workers on {agent.host} end as they start ({end}){words}")
         else:
-            self._fork(agent)
+            self._fork(agent, [self._enlist(agent)])
 
     def tell(self, number: int, kind: int) -> None:
         """Tell the agent of that worker to do something to it."""
@@ -284,7 +333,7 @@ class Roster:
     def next_deadline(self) -> float | None:
         silence = min((agent.heard + self._node_timeout for agent in self.agents), default=None)
         leaving = next(iter(self._leaving.values()), None)  # the oldest is the first
-        return min((t for t in (silence, leaving) if t is not None), default=None)
+        return min((t for t in (silence, leaving, self._turns.next_deadline()) if t is not None), default=None)
 
     def tick(self, now: float) -> None:
         for number, deadline in list(self._leaving.items()):
@@ -292,6 +341,8 @@ class Roster:
                 self._worker_gone(self.workers[number], End())
         for agent in [agent for agent in self.agents if agent.heard + self._node_timeout <= now]:
             self._agent_gone(agent, f"has said nothing for {self._node_timeout:g} s")
+        self._turns.tick(now)
+        self._give_turns()
 
     def stop(self, patience: float) -> None:
         """Close the workers' connections, which ends them; agents kill what still runs after `patience` seconds."""

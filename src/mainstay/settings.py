@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from mainstay import preloading, turns
+from mainstay.launches import Log
 from mainstay.wire.payload import dump
 
 JOURNAL_SYNCS = ("group", "each")
@@ -47,18 +50,25 @@ def check_scratch(scratch: str | os.PathLike[str] | None) -> None:
 
 
 def setup(
-    preload: Sequence[str],
+    own: Sequence[str],
+    preload: str | Sequence[str],
+    stagger: int | None,
     initializer: Callable[..., object] | None,
     initargs: tuple[Any, ...],
     scratch: str | os.PathLike[str] | None,
     node_timeout: float,
 ) -> dict[str, Any]:
-    """Return what each node is told, so that its workers look like this process."""
+    """Return what each node is told, so that its workers look like this process.
+
+    `own` are modules of Mainstay that its workers will need; `preload` and `stagger` are checked.
+    """
     return {
         "directory": os.getcwd(),
         "path": list(sys.path),
         "argv": list(sys.argv),
-        "preload": tuple(preload),
+        "own": tuple(own),
+        "learns": preloading.checked(preload) == preloading.AUTO,
+        "stagger": turns.checked(stagger),
         "initializer": None if initializer is None else _detached((initializer, initargs)),
         "scratch": None if scratch is None else os.fspath(scratch),
         "node_timeout": node_timeout,
@@ -69,3 +79,16 @@ def _detached(obj: object) -> tuple[bytes, list[bytearray]]:
     """Return a payload with arrays of its own: it is sent whenever a node comes."""
     body, buffers = dump(obj)
     return body, [bytearray(buffer) for buffer in buffers]
+
+
+def logger(log: Callable[[str], object] | None) -> Log:
+    """Return what lines are told to, with their levels; raise `TypeError` for what cannot be called."""
+    if log is None:
+        return logging.getLogger("mainstay").log
+    if not callable(log):
+        raise TypeError(f"log must be None (the logger 'mainstay') or a callable that takes a str; given: {log!r}")
+
+    def say(level: int, line: str) -> None:
+        log(line)
+
+    return say

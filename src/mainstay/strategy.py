@@ -12,6 +12,7 @@ from typing import Any
 
 from mainstay.errors import PoolBroken
 from mainstay.executor import Executor
+from mainstay.marks import mark
 
 TaskDict = Mapping[str, Any]
 
@@ -56,6 +57,7 @@ class PersistentStrategy:
         if not tasks:
             return []
         executor = self._standing(max_workers)
+        mark("batch")
         submit: Callable[..., Future[Any]] = executor.submit
         if max_workers is not None and max_workers < executor.size:
             submit = _bounded(submit, max_workers)

@@ -35,6 +35,7 @@ from typing import Any
 import psutil
 
 from cluster.commands import Commands, environment, run_daemons
+from cluster.counted import Counted
 from cluster.host import BRIDGE, Host
 from cluster.install import PATH
 from cluster.mounts import REPOSITORY, environments, pmix
@@ -191,6 +192,11 @@ class Cluster:
             if time.monotonic() > deadline:
                 raise BedError(f"after {seconds:g} s it is not true that {what}\n{self._picture()}")
             time.sleep(0.05)
+
+    def counted(self, **given: Any) -> Counted:
+        """A file system that all hosts that are on share, and that counts: `with cluster.counted() as mount: ...`."""
+        hosts = {name: host.namespaces for name, host in self._hosts.items() if host.is_on}
+        return Counted(self.layout.directory / "counted", {LOGIN: self.login, **hosts}, **given)
 
     def line(self) -> str:
         """A line to paste into a shell, which opens one on the login host."""

@@ -205,6 +205,13 @@ def command(process):
         return ""
 
 
+def test_nodes_begin_in_turn(idle):
+    """Agents wait in line for their start, and then for leave to import."""
+    options = json.dumps({"preload": ["wave"], "stagger": 1})
+    output = idle.wait(idle.submit(f"{PYTHON} {shlex.quote(options)}", *SIX), 60).output
+    check(output, UNLIKE)
+
+
 def test_mainstay_sbatch(idle):
     said = idle.run([f"{BIN}/mainstay", "sbatch", "job.py", *SIX, "--time=5", "--comment=a 'b' # c", "-J", "six"])
     job = re.match(r"Submitted batch job (\d+)\n", said.stdout)[1]

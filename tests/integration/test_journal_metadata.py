@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 import mainstay
 import slowmount
-from conftest import wait_until
 from mainstay.journal import sqlite
 from slowmount import SlowMount
 
@@ -61,29 +58,3 @@ def test_the_lock_of_a_journal_holds_on_such_a_mount(mount):
         done = subprocess.run([sys.executable, "-c", other], capture_output=True, text=True)
         assert f"is in use by process {os.getpid()}" in done.stderr
     sqlite.Store(journal).close()
-
-
-def test_counts_tell_what_was_done(mount):
-    file = mount.path / "file"
-    file.write_bytes(b"data")
-    assert mount.counts() == {"getattr": 2, "create": 1}  # is it there; make it; is it a terminal
-    before = mount.counts()
-    assert file.stat().st_size == 4
-    assert mount.counts() - before == {"getattr": 1}
-    assert (mount.behind / "file").read_bytes() == b"data"
-
-
-def test_a_mount_ends_with_its_holder(tmp_path):
-    script = f"""
-import sys, threading
-sys.path.insert(0, {str(Path(slowmount.__file__).parent)!r})
-from slowmount import SlowMount
-with SlowMount({str(tmp_path)!r}) as mount:
-    print("mounted", flush=True)
-    threading.Event().wait()
-"""
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout.readline() == "mounted\n"
-        assert os.path.ismount(tmp_path / "mount")
-        holder.send_signal(signal.SIGKILL)
-    wait_until(lambda: str(tmp_path) not in Path("/proc/mounts").read_text())

@@ -12,18 +12,18 @@ import pytest
 SOURCE = Path(__file__).parents[2] / "src" / "mainstay"
 # From the ground up: a module imports from its own layer's folder and from the layers below it.
 LAYERS = [
-    ["errors"],
+    ["errors", "marks"],
     ["wire"],
     ["journal"],
     ["staging"],
-    ["orders", "options", "settings", "report", "interrupts", "slurm", "slurm_script"],
+    ["orders", "options", "report", "interrupts", "slurm", "slurm_script"],
     ["scheduler"],
     ["world"],
     ["node"],
     ["stage"],
     ["launch"],
-    ["outcomes", "door", "reactor", "launches"],
-    ["ending", "files"],
+    ["outcomes", "door", "reactor", "launches", "preloading", "turns"],
+    ["ending", "files", "settings"],
     ["roster", "keeping"],
     ["muster"],
     ["broker"],
@@ -32,6 +32,7 @@ LAYERS = [
     ["executor"],
     ["strategy"],
     ["doctor"],
+    ["audit"],
     ["cli"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -7,7 +7,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-COMMANDS = ("run", "sbatch", "stage", "doctor", "journal", "demo")
+COMMANDS = ("run", "sbatch", "stage", "doctor", "audit", "journal", "demo")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -157,8 +157,8 @@ def own_files(asked: Asked) -> list[str]:
     place = scratch(asked)["path"]
     if not asked["in_job"] or is_network(mount_of(place)[0]):
         return []
-    mounts = {point for point, _, _ in _mounts()}
-    return [path for path in _entries(place) if not any((point + "/").startswith(path + "/") for point in mounts)]
+    points = {point for point, _, _ in mounts()}
+    return [path for path in _entries(place) if not any((point + "/").startswith(path + "/") for point in points)]
 
 
 def _entries(place: str) -> list[str]:
@@ -238,13 +238,14 @@ def files(asked: Asked) -> int:
 def mount_of(path: str) -> tuple[str, str, str]:
     """Return a path's kind of file system, where that is mounted, and its options."""
     path, best = os.path.realpath(path), ("", "", "")
-    for point, kind, options in _mounts():
+    for point, kind, options in mounts():
         if len(point) >= len(best[1]) and (path + "/").startswith(point.rstrip("/") + "/"):
             best = kind, point, options
     return best
 
 
-def _mounts() -> list[tuple[str, str, str]]:
+def mounts() -> list[tuple[str, str, str]]:
+    """Return mount point, kind and options of all that is mounted; a later one hides an earlier one at its point."""
     try:
         with open("/proc/self/mountinfo") as file:
             return [mount(line) for line in file]

@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from mainstay.launch.process import AGENT
+from mainstay.launch.process import AGENT, staggered
 
 if TYPE_CHECKING:
     from mainstay.stage.bootstrap import Bootstrap
@@ -22,12 +22,14 @@ AUTO = ("world", "srun", "pbs", "lsf", "mpiexec", "local", "serial")
 class Invitation(NamedTuple):
     """What an agent must know to come: addresses, key (hexadecimal) and the number of this launch.
 
-    With `stage`, agents run from a packed environment.
+    `stagger` is for the launcher: how many agents may start within a second (None: all). With `stage`,
+    agents run from a packed environment.
     """
 
     addresses: str
     key: str
     launch: int
+    stagger: int | None = None
     stage: Bootstrap | None = None
 
     def environment(self) -> dict[str, str]:
@@ -41,7 +43,7 @@ class Invitation(NamedTuple):
 
     def command(self, sent: str = "") -> list[str]:
         """Return the command that starts an agent; `sent` is where a copy of the packed environment is on the nodes."""
-        return [*AGENT] if self.stage is None else self.stage.command(AGENT, sent)
+        return staggered(self.stagger, AGENT if self.stage is None else self.stage.command(AGENT, sent))
 
     @property
     def hidden(self) -> tuple[str, ...]:

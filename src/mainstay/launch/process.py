@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 # What `python -m mainstay.node` does, without the five modules that `-m` itself imports, without the working
@@ -24,6 +24,18 @@ AGENT = (
     f"import sys; sys.path[:] = [*filter(None, sys.path), {str(Path(__file__).parents[2])!r}]; "
     "import mainstay.node.__main__ as node; sys.exit(node.main())",
 )
+# Waits for its place in the line, as many as $1 to a second, and becomes the rest of its command line. The rank is what
+# the launcher's process manager says. It looks each second whether its parent still lives.
+IN_LINE = """
+wait=$(( ${OMPI_COMM_WORLD_RANK:-${PMI_RANK:-${SLURM_PROCID:-0}}} / $1 ))
+shift
+while [ $wait -gt 0 ]; do
+    [ -d /proc/$PPID ] || exit 1
+    sleep 1
+    wait=$(( wait - 1 ))
+done
+exec "$@"
+"""
 LAST_LINES = 20
 # What a process manager tells its ranks. A launcher that is started by a rank must not take itself for that rank.
 RANK_VARIABLES = ("PMI_", "PMIX_", "PMI2_", "OMPI_COMM_WORLD_", "PRTE_LAUNCHED", "MPI_LOCAL", "HYDI_", "HYDRA_PROXY")
@@ -50,6 +62,14 @@ def tether(setpriv: str | None) -> list[str]:
         if b"--pdeathsig" in told.stdout:
             return [setpriv, *asks]
     return [sys.executable, "-S", "-E", "-c", TETHER]
+
+
+def staggered(stagger: int | None, command: Sequence[str] = AGENT) -> list[str]:
+    """Return the command of an agent that starts in its turn, `stagger` of them a second (None: all at once).
+
+    A shell waits, since to start Python is itself hundreds of metadata operations where it lies on a shared disk.
+    """
+    return [*command] if stagger is None else ["/bin/sh", "-c", IN_LINE, "mainstay", str(stagger), *command]
 
 
 class Process:

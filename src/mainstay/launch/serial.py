@@ -15,11 +15,12 @@ from typing import Any
 
 from mainstay.errors import ScratchError
 from mainstay.launch import Invitation
-from mainstay.node.agent import HEARTBEATS, start_worker
+from mainstay.node.agent import HEARTBEATS
 from mainstay.node.home import Home
 from mainstay.node.place import Place
 from mainstay.node.porter import bring
-from mainstay.node.worker import Worker, send_all
+from mainstay.node.preload import Failure, ImportFailed, Report, Wanted, import_all
+from mainstay.node.worker import Worker, send_all, start_worker
 from mainstay.wire.address import Address, dial, from_text
 from mainstay.wire.frames import Frame, FrameReader, Kind, encode
 from mainstay.wire.payload import load
@@ -82,6 +83,10 @@ class Threads:
             self._home = Home(self._setup.get("scratch"), self._host)
             beat = self._setup["node_timeout"] / HEARTBEATS
             threading.Thread(target=self._beat, args=(beat,), daemon=True).start()
+        elif frame.kind == Kind.PRELOAD:
+            outcome = imported(Wanted(*load(frame.body)))
+            kind = Kind.PRELOADED if isinstance(outcome, Report) else Kind.PRELOAD_FAILED
+            send_all(control, encode(kind, pickle.dumps(tuple(outcome))))
         elif frame.kind == Kind.FORK:
             threading.Thread(target=self._work, args=(frame.number, self._setup), daemon=True).start()
             send_all(control, encode(Kind.FORKED, number=frame.number))
@@ -114,6 +119,14 @@ class Threads:
                 worker.serve()
         except OSError:
             pass  # the pool was closed, or this thread was given up after a timeout
+
+
+def imported(wanted: Wanted) -> Report | Failure:
+    """Import in this process: nothing is forked from it, so what forks cannot inherit does no harm."""
+    try:
+        return import_all(wanted, lambda name: None, apart=False)
+    except ImportFailed as failed:
+        return failed.failure
 
 
 class Serial:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from mainstay.node.home import Home
 from mainstay.node.output import Child, Output
 from mainstay.node.place import Place
-from mainstay.node.worker import Worker, describe_error, send_all, take_place
+from mainstay.node.worker import serve_as_worker, take_place
 from mainstay.wire.address import Address, dial
 from mainstay.wire.frames import Bytes, Frame, FrameReader, Kind, encode
 from mainstay.wire.payload import load
@@ -95,9 +95,14 @@ class Agent:
     def _turn(self) -> None:
         soonest = self._beat if self._end_at is None else self._end_at
         self._poller.handle(self._poller.wait(max(0.0, soonest - monotonic())))
+        self._tell_life()
+
+    def _tell_life(self) -> float:
+        """Send a heartbeat if it is time; return in how many seconds it is time again."""
         if monotonic() >= self._beat:
             self._beat = monotonic() + self._setup.get("node_timeout", HELLO * HEARTBEATS) / HEARTBEATS
             self._send(encode(Kind.HEARTBEAT))
+        return max(0.0, self._beat - monotonic())
 
     def _is_over(self) -> bool:
         """Whether the client said stop, and the workers have ended or had their time."""
@@ -143,6 +148,8 @@ class Agent:
             self._home = Home(self._setup.get("scratch"), self._host, os.getpid())
             self._beat = monotonic()
             take_place(self._setup, self._standing)
+        elif frame.kind == Kind.PRELOAD:
+            self._preload(frame)
         elif frame.kind == Kind.FORK:
             self._fork(frame.number)
         elif frame.kind == Kind.KILL:
@@ -181,6 +188,24 @@ class Agent:
             for child in self._children.values():
                 for output in child.outputs:
                     self._poller.forget(output) if paused else self._listen(output)
+
+    def _preload(self, frame: Frame) -> None:
+        """Import what the client wants; goes on in another process, unless that failed."""
+        from mainstay.node.preload import Report, Wanted, Watch, preload
+
+        watch = Watch(
+            self._sock,
+            self._wake_read,
+            self._tell_life,
+            lambda: self._end_at is not None,
+            self._die_with,
+            self._let_go,
+        )
+        outcome = preload(Wanted(*load(frame.body)), watch)
+        assert self._home is not None
+        self._home.agent = os.getpid()
+        kind = Kind.PRELOADED if isinstance(outcome, Report) else Kind.PRELOAD_FAILED
+        self._send(encode(kind, pickle.dumps(tuple(outcome))))
 
     # -- the workers
 
@@ -222,14 +247,17 @@ class Agent:
 
     def _stand_apart(self) -> None:
         """In a child: be a group of its own, which ends when the agent does."""
-        agent = os.getppid()
+        self._die_with(os.getppid())
         os.setpgid(0, 0)
-        self._libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != agent:
-            os._exit(1)
         signal.set_wakeup_fd(-1)
         for what in (signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1):
             signal.signal(what, signal.SIG_DFL)
+
+    def _die_with(self, parent: int) -> None:
+        """In a child: have the kernel end it when its parent ends."""
+        self._libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
 
     def _let_go(self) -> None:
         """In a child: close what is the agent's."""
@@ -356,33 +384,6 @@ class Agent:
                 os.waitpid(pid, 0)
             except OSError:
                 pass
-
-
-def serve_as_worker(place: Place, setup: dict[str, Any]) -> None:
-    """Be the worker of this place: connect, run the initializer, serve until the client closes."""
-    sys.stdout = open(1, "w", buffering=1, closefd=False, errors="replace")  # noqa: SIM115  kept for life
-    sys.stderr = open(2, "w", buffering=1, closefd=False, errors="replace")  # noqa: SIM115
-    sock, _ = dial(*place.client)
-    worker = Worker(sock, f"{place.home.host}/{place.number}", place=place)
-    signal.signal(signal.SIGURG, lambda signum, frame: worker.recall())
-    signal.siginterrupt(signal.SIGURG, False)
-    start_worker(sock, place.number, setup)
-    worker.serve()
-    sys.stdout.flush()
-    sys.stderr.flush()
-
-
-def start_worker(sock: socket.socket, number: int, setup: dict[str, Any]) -> None:
-    """Run the initializer, and tell the client that the worker stands or that the initializer failed."""
-    initializer = setup.get("initializer")
-    if initializer is not None:
-        try:
-            fn, args = load(*initializer)
-            fn(*args)
-        except BaseException as error:
-            send_all(sock, encode(Kind.INITIALIZER_FAILED, describe_error(error), number=number))
-            return
-    send_all(sock, encode(Kind.WORKER_HELLO, pickle.dumps({"pid": os.getpid()}), number=number))
 
 
 def _kill_group(pid: int) -> None:

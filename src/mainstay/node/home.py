@@ -36,7 +36,7 @@ class Home:
     """
 
     def __init__(self, base: str | None, host: str, agent: int = 0) -> None:
-        self.host, self.path, self._lock, self._agent = host, "", -1, agent
+        self.host, self.path, self._lock, self.agent = host, "", -1, agent
         self._janitor: Janitor | None = None
         self._why_not = ""
         try:
@@ -84,8 +84,8 @@ class Home:
 
     def use(self) -> None:
         """In a worker: something will be in the directory, so there must be a janitor."""
-        if self._agent and not os.listdir(self.path):
-            os.kill(self._agent, signal.SIGUSR1)
+        if self.agent and not os.listdir(self.path):
+            os.kill(self.agent, signal.SIGUSR1)
 
     def guard(self) -> None:
         """In the agent: have a janitor, if there is none."""
@@ -103,7 +103,7 @@ class Home:
         """Remove everything."""
         path = self.path
         if self._janitor is not None or (path and not self._was_empty(path)):
-            if self._agent:
+            if self.agent:
                 self.guard()
             else:
                 remove(path)

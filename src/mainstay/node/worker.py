@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import socket
 import sys
 from collections import deque
@@ -20,6 +21,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from mainstay.node import context
+from mainstay.wire.address import dial
 from mainstay.wire.frames import Bytes, Frame, FrameReader, Kind, encode
 from mainstay.wire.payload import Payload, dump, load
 
@@ -34,9 +36,20 @@ MOST_PIECES = 512  # of one sendmsg; the kernel's limit is 1,024
 
 
 class Worker:
-    """Serves calls from `sock` (blocking, authenticated) until its end-of-file."""
+    """Serves calls from `sock` (blocking, authenticated) until its end-of-file.
 
-    def __init__(self, sock: socket.socket, name: str, flush: float = FLUSH, place: Place | None = None) -> None:
+    One that `learns` tells the client, before the results of the calls that did it, what has been imported.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        name: str,
+        flush: float = FLUSH,
+        place: Place | None = None,
+        *,
+        learns: bool = False,
+    ) -> None:
         self._sock, self._name, self._flush_after, self._place = sock, name, flush, place
         self._pid = os.getpid()
         self._reader = FrameReader()
@@ -47,6 +60,12 @@ class Worker:
         self._answers = False  # a recall may be answered now: nothing is being read or sent
         self._recalled = False  # one came when it could not be answered
         self._flushed = 0.0
+        self._run_call = self._run
+        if "MAINSTAY_AUDIT" in os.environ:
+            from mainstay.marks import marked  # a module that no other worker has
+
+            self._run_call = marked("task", self._run)
+        self._modules = set(sys.modules) if learns else None  # what the client knows to be imported
 
     def serve(self) -> None:
         """Run calls until the client closes the socket."""
@@ -88,7 +107,7 @@ class Worker:
         if self._recalled:
             self._answer_recall()
         try:
-            kind, (body, buffers) = Kind.RESULT, self._run(frame)
+            kind, (body, buffers) = Kind.RESULT, self._run_call(frame)
         except BaseException as error:
             kind, body, buffers = Kind.ERROR, describe_error(error), ()
         self._answers = False
@@ -191,8 +210,48 @@ class Worker:
 
     def _flush(self) -> None:
         pieces, self._outbox = self._outbox, []
+        if self._modules is not None and len(sys.modules) != len(self._modules):
+            pieces = [*self._news(self._modules), *pieces]
         send_all(self._sock, pieces)
         self._flushed = perf_counter()
+
+    def _news(self, known: set[str]) -> list[Bytes]:
+        new = {name: module for name, module in list(sys.modules.items()) if name not in known}
+        self._modules = set(sys.modules)
+        return encode(Kind.IMPORTED, pickle.dumps([name for name in new if _can_be_imported(name, new[name])]))
+
+
+def _can_be_imported(name: str, module: object) -> bool:
+    """Whether a module came by its name from where modules are found, and was not made by a program."""
+    spec = getattr(module, "__spec__", None)
+    return spec is not None and spec.name == name and spec.origin is not None and name != "__main__"
+
+
+def serve_as_worker(place: Place, setup: dict[str, Any]) -> None:
+    """Be the worker of this place."""
+    sys.stdout = open(1, "w", buffering=1, closefd=False, errors="replace")  # noqa: SIM115  kept for life
+    sys.stderr = open(2, "w", buffering=1, closefd=False, errors="replace")  # noqa: SIM115
+    sock, _ = dial(*place.client)
+    worker = Worker(sock, f"{place.home.host}/{place.number}", place=place, learns=setup["learns"])
+    signal.signal(signal.SIGURG, lambda signum, frame: worker.recall())
+    signal.siginterrupt(signal.SIGURG, False)
+    start_worker(sock, place.number, setup)
+    worker.serve()
+    sys.stdout.flush()
+    sys.stderr.flush()
+
+
+def start_worker(sock: socket.socket, number: int, setup: dict[str, Any]) -> None:
+    """Run the initializer, and tell the client that the worker stands or that the initializer failed."""
+    initializer = setup.get("initializer")
+    if initializer is not None:
+        try:
+            fn, args = load(*initializer)
+            fn(*args)
+        except BaseException as error:
+            send_all(sock, encode(Kind.INITIALIZER_FAILED, describe_error(error), number=number))
+            return
+    send_all(sock, encode(Kind.WORKER_HELLO, pickle.dumps({"pid": os.getpid()}), number=number))
 
 
 def send_all(sock: socket.socket, pieces: list[Bytes]) -> None:
@@ -240,5 +299,5 @@ def take_place(setup: dict[str, Any], standing: Standing | None) -> None:
         sys.stderr.write(f"mainstay: no {directory} on this node; workers run in {os.getcwd()}\n")
     sys.path[:] = path
     sys.argv[:] = setup["argv"]
-    for name in setup.get("preload", ()):
+    for name in setup["own"]:
         __import__(name)

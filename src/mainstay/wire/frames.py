@@ -28,11 +28,11 @@ class Kind:
     # client to worker
     DEFINE, CALL = 1, 2
     # worker to client
-    WORKER_HELLO, RESULT, ERROR, RETURNED, INITIALIZER_FAILED, UNLIKE = 10, 11, 12, 13, 14, 15
+    WORKER_HELLO, RESULT, ERROR, RETURNED, INITIALIZER_FAILED, UNLIKE, IMPORTED = 10, 11, 12, 13, 14, 15, 16
     # client to agent
-    SETUP, FORK, KILL, RECALL, STOP = 20, 21, 22, 23, 24
+    SETUP, FORK, KILL, RECALL, STOP, PRELOAD = 20, 21, 22, 23, 24, 25
     # agent to client
-    AGENT_HELLO, FORKED, ENDED, OUTPUT, HEARTBEAT, SAVING = 30, 31, 32, 33, 34, 35
+    AGENT_HELLO, FORKED, ENDED, OUTPUT, HEARTBEAT, SAVING, PRELOADED, PRELOAD_FAILED = 30, 31, 32, 33, 34, 35, 36, 37
     # files, on a connection of their own: a worker asks for some or brings some; then either end
     FETCH, BRING, FILE, PIECE, DONE, REFUSED = 40, 41, 42, 43, 44, 45
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from mainstay.wire.payload import dump, load
 
-_frozen: set[type] = {int, float, complex, bool, str, bytes, type(None)}
+# Types whose objects cannot change; those of NumPy are added when they are met.
+frozen: set[type] = {int, float, complex, bool, str, bytes, type(None)}
 
 
 class Snapshot:
@@ -31,11 +32,11 @@ class Snapshot:
 def lasting(result: Any) -> Any:
     """Return a result, or a snapshot of it; the caller may hold it under one name only."""
     kind = type(result)
-    if kind in _frozen or (kind is tuple and _frozen.issuperset(map(type, result))):
+    if kind in frozen or (kind is tuple and frozen.issuperset(map(type, result))):
         return result
     numpy = sys.modules.get("numpy")
     if numpy is not None and issubclass(kind, numpy.generic) and not issubclass(kind, (numpy.void, numpy.object_)):
-        _frozen.add(kind)
+        frozen.add(kind)
         return result
     return result if _references(result) == _ALONE and _owns_all(numpy, result) else Snapshot(result)
 

@@ -1,0 +1,20 @@
+"""The task of the storm: a function whose module imports what a model of some size imports."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import numpy
+import pandas
+import scipy.stats
+import xarray
+
+PACKAGES = ["numpy", "scipy.stats", "pandas", "xarray"]
+
+
+def run(number: int) -> tuple[int, float]:
+    """Return the id of the process that has run it, and a number that took all packages."""
+    time.sleep(0.002)  # so that other workers have their part of a batch
+    series = pandas.Series(numpy.arange(8) + number)
+    return os.getpid(), float(scipy.stats.norm.pdf(xarray.DataArray(series).mean().item()))
