@@ -14,6 +14,7 @@ import cloudpickle
 import mainstay
 from mainstay.stage import head, pack
 from mainstay.stage.bootstrap import Bootstrap
+from mainstay.stage.fingerprint import edition
 from mainstay.stage.head import Manifest
 from mainstay.stage.tree import Tree
 from mainstay.stage.workshop import Workshop
@@ -39,7 +40,7 @@ def archive(path: Path, python: str = FAKE, **held: object) -> Bootstrap:
     tree: Tree = {"bin/python3": workshop.text(python, 0o755), "lib/data": workshop.text("data" * 10_000)}
     size = sum(file.size for file in tree.values())
     kind = head.kind_of(path)
-    manifest = Manifest("3.11.0", "any", mainstay.__version__, "/env", [], "", len(tree), size, size)
+    manifest = Manifest("3.11.0", "any", edition(mainstay.__path__[0]), "/env", [], "", len(tree), size, size)
     pack._write(path, kind, tree, manifest._replace(**held))  # type: ignore[arg-type]
     shutil.rmtree(workshop_at)
     manifest, start, size = head.read(path)

@@ -14,7 +14,7 @@ from mainstay.stage import bootstrap, head
 from mainstay.stage.bytecode import pyc, valid
 from mainstay.stage.editable import mapping
 from mainstay.stage.environment import Environment
-from mainstay.stage.fingerprint import fingerprint
+from mainstay.stage.fingerprint import edition, fingerprint
 from mainstay.stage.head import Manifest
 from mainstay.stage.modules import collect, own_directories
 from mainstay.stage.relocate import Libraries
@@ -141,3 +141,14 @@ def test_how_a_pool_tells_of_it():
     assert str(told._replace(seconds=0.0, nodes=2, imports=7)) == (
         "environment was on the nodes on 2 of 3 nodes, 7 imports from /shared"
     )
+
+
+@pytest.mark.parametrize(("version", "same"), [("1.2.0", True), ("1.3.0.dev0", False)])
+def test_code_that_is_being_written_is_another_edition_without_a_new_version(tmp_path, version, same):
+    module = tmp_path / "wire.py"
+    (tmp_path / "__init__.py").write_text(f'__version__ = "{version}"\n')
+    module.write_text("CALL = 1\n")
+    before = edition(str(tmp_path))
+    module.write_text("CALL = 2\n")
+    assert before.startswith(version)
+    assert (edition(str(tmp_path)) == before) is same

@@ -14,7 +14,7 @@ from pathlib import Path
 import mainstay
 from mainstay.errors import StageError, size
 from mainstay.stage import head
-from mainstay.stage.fingerprint import fingerprint
+from mainstay.stage.fingerprint import edition, fingerprint
 from mainstay.stage.pack import pack
 
 KEPT = 30 * 24 * 3600.0  # seconds without use, after which a file is removed
@@ -47,7 +47,7 @@ def _is_current(path: Path) -> bool:
         manifest, *_ = head.read(path)
     except StageError:
         return False
-    return manifest.mainstay == mainstay.__version__ and manifest.fingerprint == fingerprint(manifest.sources)
+    return manifest.mainstay == edition(mainstay.__path__[0]) and manifest.fingerprint == fingerprint(manifest.sources)
 
 
 def _remove_old(directory: Path) -> None:

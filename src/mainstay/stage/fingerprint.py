@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 from mainstay.stage.tree import everything, importable
 
@@ -23,6 +25,21 @@ def fingerprint(sources: list[str]) -> str:
         for line in _state(source):
             digest.update(f"{line}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
+
+
+def edition(package: str) -> str:
+    """Return which Mainstay a directory holds: its version; while one is being written, with a digest of its code.
+
+    What client and workers say to each other may change without a new version then.
+    """
+    found = re.search(r'^__version__ = "(.*)"', Path(package, "__init__.py").read_text(), re.MULTILINE)
+    version = found[1] if found else "of no known version"
+    if ".dev" not in version:
+        return version
+    digest = hashlib.sha256()
+    for path in sorted(Path(package).rglob("*.py")):
+        digest.update(path.read_bytes())
+    return f"{version}+{digest.hexdigest()[:12]}"
 
 
 def _state(source: str) -> Iterator[str]:

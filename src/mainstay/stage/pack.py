@@ -14,11 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
-import mainstay
 from mainstay.errors import StageError
 from mainstay.stage import head
 from mainstay.stage.environment import Environment, look
-from mainstay.stage.fingerprint import fingerprint
+from mainstay.stage.fingerprint import edition, fingerprint
 from mainstay.stage.head import Manifest
 from mainstay.stage.plan import plan
 from mainstay.stage.tree import Tree
@@ -74,7 +73,7 @@ def pack(
 def _manifest(here: Environment, tree: Tree, sources: list[str]) -> Manifest:
     sizes = [file.size for name, file in tree.items() if not name.endswith(".pyc")]
     return Manifest(
-        here.version, here.machine, mainstay.__version__, here.prefix, list(dict.fromkeys(sources)),
+        here.version, here.machine, edition(os.path.dirname(here.mainstay)), here.prefix, list(dict.fromkeys(sources)),
         fingerprint(sources), len(sizes), sum(sizes), sum(-(-file.size // BLOCK) * BLOCK for file in tree.values()),
     )  # fmt: skip
 

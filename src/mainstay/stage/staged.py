@@ -14,6 +14,7 @@ from mainstay import world
 from mainstay.errors import StageError
 from mainstay.stage import head
 from mainstay.stage.bootstrap import Bootstrap
+from mainstay.stage.fingerprint import edition
 from mainstay.stage.head import Manifest
 from mainstay.stage.modules import collect, own_directories
 
@@ -80,7 +81,6 @@ def _check(path: Path, manifest: Manifest) -> None:
     here = f"{sys.version_info[0]}.{sys.version_info[1]}"
     if manifest.python.rpartition(".")[0] != here:
         raise StageError(f"{path} holds Python {manifest.python}, and this program runs {here}; pack its environment")
-    if manifest.mainstay != mainstay.__version__:
-        raise StageError(
-            f"{path} holds mainstay {manifest.mainstay}, and this program runs {mainstay.__version__}; pack it anew"
-        )
+    ours = edition(mainstay.__path__[0])
+    if manifest.mainstay != ours:
+        raise StageError(f"{path} holds mainstay {manifest.mainstay}, and this program runs {ours}; pack it anew")
