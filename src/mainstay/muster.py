@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from typing import Protocol
 
 from mainstay.launches import Log
+from mainstay.origin import present
 from mainstay.report import Description
 from mainstay.roster import Roster
 from mainstay.scheduler import Scheduler
@@ -74,7 +74,7 @@ class Muster:
     def _advice(self, description: Description) -> list[str]:
         """Return what is odd about these workers in this allocation, if it is one."""
         try:
-            here = allocation(os.environ)
+            here = allocation(present())
         except ValueError:
             return []  # of which the launcher has told
         if here is None:

@@ -161,6 +161,24 @@ def test_a_step_that_is_started_in_a_shell_on_a_node(idle):
     check(idle.run(["script", "-qec", shell, "/dev/null"], input=f"{line}; exit\n", timeout=30).stdout, UNLIKE)
 
 
+@pytest.mark.parametrize(
+    "submit",
+    [
+        "mpiexec -n 6 bash -c '[ $PMI_RANK != 1 ] || sbatch NEXT'",
+        "srun --mpi=none -n 6 bash -c '[ $SLURM_PROCID != 1 ] || sbatch NEXT'",
+        'script -qec "srun -N1 -n4 --pty bash -c \'sbatch NEXT\'" /dev/null',
+    ],
+    ids=["a rank of mpiexec", "a rank of srun", "a shell on a node"],
+)
+def test_a_job_that_is_submitted_from_inside_of_a_step(idle, submit):
+    """It inherits the variables of ranks and of a step that are not its own; no line may take them for true."""
+    lines = [PYTHON, f"srun --mpi=none -n 5 {RUN}", f"{BIN}/mpiexec -n 5 {RUN}"]
+    (idle.shared / "next.sh").write_text("\n".join(["#!/bin/bash", *lines]))
+    said = idle.wait(idle.submit(submit.replace("NEXT", "-N3 -n5 -o next-%j.out next.sh"), *SIX), 30).output
+    (job,) = re.findall(r"Submitted batch job (\d+)", said)
+    check(idle.wait(int(job), 60).output, *[{"n1": 3, "n2": 1, "n3": 1}] * 3)
+
+
 def test_pools_one_after_another_and_at_once(idle):
     check(idle.wait(idle.submit(f"{BIN}/python several.py", *SIX), 30).output, *[UNLIKE] * 4)
 

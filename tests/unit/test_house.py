@@ -17,6 +17,7 @@ LAYERS = [
     ["journal"],
     ["staging"],
     ["orders", "options", "report", "interrupts", "slurm", "slurm_script"],
+    ["origin"],
     ["scheduler"],
     ["world"],
     ["node"],

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from mainstay import slurm
 from mainstay.doctor.check import QUICK, Case, Check, State, amount, last_line, listed
+from mainstay.origin import present
 from mainstay.slurm import Allocation
 
 SOON = 600.0  # seconds that are little for a job
@@ -48,7 +49,7 @@ def controller(version: str, answer: str, problem: str) -> Check:
 def reading(environ: Mapping[str, str]) -> Check:
     """Tell how Mainstay reads the allocation."""
     try:
-        here = slurm.allocation(environ)
+        here = slurm.allocation(present(environ))
     except ValueError as error:
         advice = "Something has changed Slurm's variables: look in the job's script and in your shell's start files"
         return Check("Allocation", State.BAD, str(error), advice)

@@ -7,7 +7,6 @@ told everything on its command line, since what it inherits from a step (`SLURM_
 from __future__ import annotations
 
 import functools
-import os
 import re
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ from collections.abc import Sequence
 from mainstay.launch import Invitation
 from mainstay.launch.process import AGENT, RANK_VARIABLES, Process, staggered
 from mainstay.launch.world import not_rank_0, open_gates
+from mainstay.origin import present
 from mainstay.slurm import OPTIONS, Allocation, allocation
 
 IMMEDIATE = 5  # seconds that a step waits for a node that may not be back
@@ -30,14 +30,14 @@ class Srun:
     @property
     def most_workers(self) -> int | None:
         try:
-            here = allocation(os.environ)
+            here = allocation(present())
         except ValueError:
             return None
         return None if here is None else sum(here.workers)
 
     def why_not(self) -> str | None:
         try:
-            here = allocation(os.environ)
+            here = allocation(present())
         except ValueError as error:
             return str(error)
         if here is None:
@@ -54,7 +54,7 @@ class Srun:
         return self._start(invitation, host.partition(".")[0])
 
     def _start(self, invitation: Invitation, node: str | None) -> Process:
-        here, program = allocation(os.environ), shutil.which("srun")
+        here, program = allocation(present()), shutil.which("srun")
         if here is None or program is None:
             raise FileNotFoundError(self.why_not())
         slots = ",".join(f"{node.name}={count}" for node, count in zip(here.nodes, here.workers, strict=True))
