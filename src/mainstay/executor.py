@@ -195,6 +195,7 @@ class Executor(concurrent.futures.Executor):
     ) -> concurrent.futures.Future[T]:
         if self._closed and not late:
             raise RuntimeError("cannot schedule new futures after shutdown")
+        options = _looked(options)  # what the journal's key is of is what the nodes get
         function = self._functions.lookup(fn)
         future: Future[T] = Future(self._broker, function.number)
         entry = None
@@ -261,8 +262,7 @@ class Executor(concurrent.futures.Executor):
                 f"arguments, as key=lambda x: f'{options.key}-{{x}}'"
             )
         deadline = None if timeout is None else time.monotonic() + timeout
-        if options.stage_in:
-            options = options.changed({"stage_in": look(options.stage_in)})  # once, not for each item
+        options = _looked(options)  # once, not for each item
 
         def submit(fn: Callable[..., Any], *args: Any) -> concurrent.futures.Future[Any]:
             return self._submit(options, fn, args, {})
@@ -374,6 +374,11 @@ class View(concurrent.futures.Executor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Do nothing: the pool is shut down by its own executor."""
+
+
+def _looked(options: Options) -> Options:
+    """Return options whose input files have been looked at."""
+    return options.changed({"stage_in": look(options.stage_in)}) if options.stage_in else options
 
 
 def _serve_in_world(limit: float) -> None:

@@ -45,9 +45,7 @@ class Place(NamedTuple):
         return self.local_size == self.size
 
 
-def place(
-    environ: Mapping[str, str] = os.environ, pid: int | None = None, above: Origin | None = None
-) -> Place | None:
+def place(environ: Mapping[str, str] = os.environ, pid: int | None = None, above: Origin | None = None) -> Place | None:
     """Return the place of a process (None: this one) in its world; None outside of one, or alone.
 
     `above` is what started it (None: as the processes above it tell). Where that is seen, it decides which variables

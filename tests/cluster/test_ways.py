@@ -166,7 +166,7 @@ def test_a_step_that_is_started_in_a_shell_on_a_node(idle):
     [
         "mpiexec -n 6 bash -c '[ $PMI_RANK != 1 ] || sbatch NEXT'",
         "srun --mpi=none -n 6 bash -c '[ $SLURM_PROCID != 1 ] || sbatch NEXT'",
-        'script -qec "srun -N1 -n4 --pty bash -c \'sbatch NEXT\'" /dev/null',
+        "script -qec \"srun -N1 -n4 --pty bash -c 'sbatch NEXT'\" /dev/null",
     ],
     ids=["a rank of mpiexec", "a rank of srun", "a shell on a node"],
 )

@@ -192,6 +192,26 @@ def test_what_finished_is_there_when_the_rest_is_cancelled(base, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == done
 
 
+def test_a_journal_knows_a_call_by_what_its_inputs_hold(base, tmp_path):
+    basin = tmp_path / "basin.nc"
+
+    def read(x):
+        return x, mainstay.staged(basin).read_text()
+
+    def run(text):
+        """Return what a pool of its own answers by `submit` and by `map`, and whether any call ran."""
+        basin.write_text(text)
+        with mainstay.Executor(1, launcher="local", scratch=base, journal=tmp_path / "calls.db") as executor:
+            view = executor.options(stage_in=[basin])
+            answers = [view.submit(read, 0).result(30), *view.map(read, range(1, 4))]
+            return answers, executor._broker.done > 0
+
+    assert run("wet") == ([(x, "wet") for x in range(4)], True)
+    assert run("wet") == ([(x, "wet") for x in range(4)], False)  # written anew, and the same
+    assert run("dry") == ([(x, "dry") for x in range(4)], True)
+    assert run("wet") == ([(x, "wet") for x in range(4)], False)
+
+
 def test_a_relative_base_is_refused_at_once():
     with pytest.raises(ValueError, match="scratch must be None or an absolute path of a directory; given: 'disk'"):
         mainstay.Executor(scratch="disk")

@@ -16,6 +16,7 @@ LAYERS = [
     ["wire"],
     ["journal"],
     ["staging"],
+    ["contents"],
     ["orders", "options", "report", "interrupts", "slurm", "slurm_script"],
     ["origin"],
     ["scheduler"],
