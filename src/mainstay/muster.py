@@ -79,7 +79,7 @@ class Muster:
             return []  # of which the launcher has told
         if here is None:
             return []
-        return advice(here, description.launcher, description.hosts)
+        return advice(here.without(self._pool.roster.absent), description.launcher, description.hosts)
 
     def wait_ready(self, wanted: int | None, timeout: float | None) -> Description:
         """Wait until as many workers stand (None: all that will)."""

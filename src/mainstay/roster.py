@@ -146,7 +146,7 @@ class Roster:
         connection.on_frames = lambda frames: self._on_agent(agent, frames)
         connection.on_end = lambda: self._agent_gone(agent)
         self.agents.append(agent)
-        agent.is_back = self._launches.came(agent.host)
+        agent.is_back = self._launches.came(agent.host, agent.heard)
         connection.send(encode(Kind.SETUP, self._setup))
         for _ in range(self._share(hello["slots"], hello["cores"], attempt.nodes)):
             self._enlist(agent)
@@ -179,6 +179,11 @@ class Roster:
         return Description(
             name, dict(hosts), len(standing), wanted, started_after, reasons, self.ever_started, preloaded
         )
+
+    @property
+    def absent(self) -> dict[str, str]:
+        """The nodes that the launcher had to leave out, and why."""
+        return {} if self._launches.current is None else self._launches.current.absent
 
     def is_complete(self) -> bool:
         """Whether every agent has come, and every worker that it was to fork."""

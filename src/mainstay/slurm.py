@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import NamedTuple, TypeVar
 
 T = TypeVar("T")
@@ -66,6 +66,10 @@ class Allocation(NamedTuple):
         if self.has_tasks:
             return [max(1, node.tasks) for node in self.nodes]
         return [max(1, node.cpus // self.cpus_per_task) for node in self.nodes]
+
+    def without(self, lost: Collection[str]) -> Allocation:
+        """Return what is left of it when these nodes are lost."""
+        return self._replace(nodes=tuple(node for node in self.nodes if node.name not in lost))
 
 
 def allocation(environ: Mapping[str, str]) -> Allocation | None:

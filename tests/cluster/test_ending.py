@@ -106,6 +106,25 @@ def test_two_of_three_hosts_are_lost(cluster):
         cluster.start(host)
 
 
+def test_a_host_that_is_lost_before_the_start_is_left_out(cluster):
+    """At first Slurm has not noticed, and then the job has lost the host for good."""
+    folder = cluster.shared / "absent"
+    text = script(cluster, folder, calls=20, seconds=0)
+    first, command = text.split("exec ")
+    waits = [f"until [ -e {word} ]; do sleep 0.1; done; {command}" for word in ("cut", "down")]
+    job = cluster.submit("\n".join([first, *waits]), "-N3", "-n6", "--no-kill", "--time=5")
+    cluster.wait_running(job)
+    cluster.cut("n2")
+    (folder / "cut").touch()
+    cluster.until(lambda: cluster.states()["n2"].startswith("down"), 60, "n2 is down")
+    (folder / "down").touch()
+    ended = cluster.wait(job)
+    cluster.mend("n2")
+    assert ended.output.count("20 of 20") == 2, ended.output
+    assert ended.output.count("node n2 is left out: ") == 2, ended.output
+    assert ended.output.count("workers: 4 on n1, 1 on n3 ") == 2, ended.output
+
+
 def test_a_host_that_comes_back_is_taken_back(cluster):
     folder = cluster.shared / "back"
     text = script(cluster, folder, calls=1500, seconds=0.1, node_timeout=3)

@@ -6,7 +6,7 @@ A launcher says why it cannot serve here (`why_not`), and starts agents (`start`
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 AUTO = ("world", "srun", "pbs", "lsf", "mpiexec", "local", "serial")
@@ -15,13 +15,15 @@ AUTO = ("world", "srun", "pbs", "lsf", "mpiexec", "local", "serial")
 class Invitation(NamedTuple):
     """What an agent must know to come: addresses, key (hexadecimal) and the number of this launch.
 
-    `stagger` is for the launcher: how many agents may start within a second (None: all).
+    stagger: how many agents may start within a second (None: all).
+    most: how many workers the pool is to have (None: as many as there is room for).
     """
 
     addresses: str
     key: str
     launch: int
     stagger: int | None = None
+    most: int | None = None
 
     def environment(self) -> dict[str, str]:
         """Return the variables by which a launcher hands the invitation on."""
@@ -31,9 +33,28 @@ class Invitation(NamedTuple):
             "MAINSTAY_LAUNCH": str(self.launch),
         }
 
+    def slots(self, room: Mapping[str, int]) -> dict[str, str]:
+        """Return the variable that tells the agent of each host how many workers to fork, given where there is room."""
+        shares = zip(room, spread(list(room.values()), self.most), strict=True)
+        return {"MAINSTAY_SLOTS": ",".join(f"{host}={share}" for host, share in shares)}
+
+
+def spread(room: Sequence[int], most: int | None) -> list[int]:
+    """Return how many workers each host gets, given how many it has room for: of `most` in all, an even share."""
+    if most is None:
+        return list(room)
+    shares, left = [0] * len(room), most
+    while left and (hosts := [host for host, share in enumerate(shares) if share < room[host]]):
+        each = max(1, left // len(hosts))
+        for host in hosts[:left]:
+            more = min(each, room[host] - shares[host])
+            shares[host] += more
+            left -= more
+    return shares
+
 
 class Launched(Protocol):
-    """A launch under way or standing."""
+    """A launch under way or standing. One that leaves nodes out has `absent`, which says why by their names."""
 
     @property
     def nodes(self) -> int:

@@ -50,9 +50,9 @@ class Hosted:
 
     def start(self, invitation: Invitation) -> Process:
         slots = self._read(os.environ)
-        told = {"MAINSTAY_SLOTS": ",".join(f"{host}={count}" for host, count in slots.items())}
         return MpiExec(list(slots)).start_agents(
-            invitation.environment() | told | open_gates() | reached_by(shutil.which(self._shell)), invitation.stagger
+            invitation.environment() | invitation.slots(slots) | open_gates() | reached_by(shutil.which(self._shell)),
+            invitation.stagger,
         )
 
 
