@@ -40,6 +40,11 @@ class Origin(NamedTuple):
     def is_batch(self) -> bool:
         return self.step.endswith(".batch") and not self.manager
 
+    @property
+    def is_step(self) -> bool:
+        """Whether it is a step that srun has started, and not the batch script."""
+        return self.step.rpartition(".")[2].isdigit()
+
     def is_in_step_of(self, environ: Mapping[str, str]) -> bool:
         """Whether the step that an environment tells of is the one above, as far as that can be seen."""
         return self.step in ("", f"{environ.get('SLURM_JOB_ID')}.{environ.get('SLURM_STEP_ID')}")

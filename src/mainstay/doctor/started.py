@@ -135,8 +135,7 @@ def _counts(step: str, name: str) -> bool:
 
 def stuck(environ: Mapping[str, str], above: Origin) -> list[Check]:
     """Tell whether an mpiexec that is started here would wait for the CPUs of the step that it is in."""
-    in_step = above.step.rpartition(".")[2].isdigit() and not above.manager
-    if not in_step or environ.get("SLURM_STEP_NUM_TASKS") != "1":
+    if not above.is_step or above.manager or environ.get("SLURM_STEP_NUM_TASKS") != "1":
         return []
     if "SLURM_OVERLAP" in environ:
         return [Check("mpiexec here", State.GOOD, "its steps overlap with this one (SLURM_OVERLAP)")]
