@@ -69,6 +69,21 @@ def says(check, state, *words):
     return True
 
 
+# -- the allocation of another batch system
+
+
+def test_an_allocation_of_pbs_or_lsf(tmp_path):
+    (tmp_path / "hosts").write_text("n1\nn1\nn2\nn3\n")
+    pbs = {"PBS_JOBID": "7.server", "PBS_NODEFILE": str(tmp_path / "hosts"), "PATH": str(tmp_path)}
+    words = "PBS job 7.server: 3 nodes (n1, n2, n3); 4 workers (2, 1, 1); not tried on a real system"
+    assert says(job.reading(pbs), State.ODD, words, "no pbs_tmrsh on PATH", "mostly by ssh")
+    (tmp_path / "pbs_tmrsh").touch(0o755)
+    assert says(job.reading(pbs), State.GOOD, words)
+    assert says(job.reading({"PBS_JOBID": "7"}), State.BAD, "PBS_NODEFILE is not set", "from the job's script")
+    lsf = {"LSB_JOBID": "9", "LSB_MCPU_HOSTS": "n1 4"}
+    assert says(job.reading(lsf), State.GOOD, "LSF job 9: 1 node (n1); 4 workers (4)")
+
+
 # -- the causes of most hangs and idle nodes
 
 
