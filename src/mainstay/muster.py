@@ -12,7 +12,7 @@ from mainstay.origin import present
 from mainstay.report import Description
 from mainstay.roster import Roster
 from mainstay.scheduler import Scheduler
-from mainstay.slurm import advice, allocation
+from mainstay.slurm import advice, allocation, crowded
 
 now = time.monotonic
 
@@ -78,8 +78,17 @@ class Muster:
         except ValueError:
             return []  # of which the launcher has told
         if here is None:
-            return []
+            return self._ranks_that_take_turns(description)
         return advice(here.without(self._pool.roster.absent), description.launcher, description.hosts)
+
+    def _ranks_that_take_turns(self, description: Description) -> list[str]:
+        """Return what is odd about a world of more ranks than the cores that they were given."""
+        cores = {
+            host: cores for host, cores in self._pool.roster.cores.items() if description.hosts.get(host, 0) > cores
+        }
+        if description.launcher != "world" or not cores:
+            return []
+        return [f"{crowded(description.hosts, cores)}; start fewer ranks"]
 
     def wait_ready(self, wanted: int | None, timeout: float | None) -> Description:
         """Wait until as many workers stand (None: all that will)."""

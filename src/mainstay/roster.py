@@ -36,8 +36,10 @@ MOST_STILLBORN = 3  # workers of one agent that end, one after another, before t
 class AgentState:
     """An agent as the client sees it."""
 
-    def __init__(self, connection: Connection, host: str, namespace: str) -> None:
-        self.connection, self.host, self.namespace = connection, host, namespace
+    def __init__(self, connection: Connection, hello: dict[str, Any], namespace: str) -> None:
+        self.connection, self.namespace = connection, namespace
+        self.host: str = hello["host"]
+        self.cores: int = hello["cores"]
         self.workers: dict[int, WorkerState] = {}
         self.stillborn = 0
         self.is_back = False  # it stands for one that was lost
@@ -142,13 +144,13 @@ class Roster:
         if attempt is None or hello["launch"] != attempt.number:
             connection.close()
             return
-        agent = AgentState(connection, hello["host"], f"{attempt.launcher.name}-{attempt.number}")
+        agent = AgentState(connection, hello, f"{attempt.launcher.name}-{attempt.number}")
         connection.on_frames = lambda frames: self._on_agent(agent, frames)
         connection.on_end = lambda: self._agent_gone(agent)
         self.agents.append(agent)
         agent.is_back = self._launches.came(agent.host, agent.heard)
         connection.send(encode(Kind.SETUP, self._setup))
-        for _ in range(self._share(hello["slots"], hello["cores"], attempt.nodes)):
+        for _ in range(self._share(hello["slots"], agent.cores, attempt.nodes)):
             self._enlist(agent)
         if agent.workers:
             self._turns.came(agent)
@@ -179,6 +181,11 @@ class Roster:
         return Description(
             name, dict(hosts), len(standing), wanted, started_after, reasons, self.ever_started, preloaded
         )
+
+    @property
+    def cores(self) -> dict[str, int]:
+        """How many cores the agent of each host may use."""
+        return {agent.host: agent.cores for agent in self.agents}
 
     @property
     def absent(self) -> dict[str, str]:

@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 
 from conftest import wait_until
 from mainstay.launch import Invitation, spread
-from mainstay.launch.srun import lost_nodes, srun_argv
+from mainstay.launch.mpiexec import would_wait
+from mainstay.launch.srun import lost_nodes, srun_argv, threads
 from mainstay.launches import REJOIN, Launches
+from mainstay.origin import Origin
 from mainstay.slurm import Allocation, Node
 
 HERE = Allocation("7", (Node("n1", 4, 4), Node("n2", 1, 1), Node("n3", 1, 1)), 1, True, None)
@@ -43,6 +45,20 @@ def test_no_host_gets_more_than_it_has_room_for_nor_than_its_share(room, most):
 
 def test_agents_are_told_their_share():
     assert Invitation("", "", 1, 3).slots({"n1": 4, "n2": 1}) == {"MAINSTAY_SLOTS": "n1=2,n2=1"}
+
+
+def test_openmp_gets_the_cpus_of_a_worker():
+    assert threads(HERE, [4, 1, 1]) == {"MAINSTAY_THREADS": "n1=1,n2=1,n3=1"}
+    assert threads(HERE, [1, 1, 0]) == {"MAINSTAY_THREADS": "n1=4,n2=1,n3=1"}
+    assert threads(HERE._replace(cpus_per_task=2), [4, 1, 1]) == {"MAINSTAY_THREADS": "n1=2,n2=2,n3=2"}
+
+
+def test_an_mpiexec_that_would_wait_for_its_own_step_says_so():
+    assert "launcher='srun'" in would_wait({}, Origin("7.0"))
+    assert "export SLURM_OVERLAP=1" in would_wait({}, Origin("7.0"))
+    for above in (Origin("7.batch"), Origin("7.0", "mpiexec"), Origin()):
+        assert would_wait({}, above) is None
+    assert would_wait({"SLURM_OVERLAP": "1"}, Origin("7.0")) is None
 
 
 SRUN = """\

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 
-from mainstay.launch import Invitation
+from mainstay.launch import Invitation, spread
 from mainstay.launch.process import AGENT, RANK_VARIABLES, Process, staggered
 from mainstay.launch.world import not_rank_0, open_gates
 from mainstay.origin import present
@@ -101,10 +101,23 @@ class Steps:
 
 def start_step(invitation: Invitation, here: Allocation, program: str, lost: str | None = None) -> Process:
     """Start a step on the nodes of an allocation, or on one of them that was lost."""
-    slots = invitation.slots({node.name: room for node, room in zip(here.nodes, here.workers, strict=True)})
+    told = invitation.slots({node.name: room for node, room in zip(here.nodes, here.workers, strict=True)})
+    told |= threads(here, spread(here.workers, invitation.most))
     argv = srun_argv(program, here, version_of(program), lost, staggered(invitation.stagger))
-    environment = invitation.environment() | slots | open_gates()
+    environment = invitation.environment() | told | open_gates()
     return Process(argv, environment, len(here.nodes), tethered=True, hidden=(*RANK_VARIABLES, *OPTIONS))
+
+
+def threads(here: Allocation, shares: Sequence[int]) -> dict[str, str]:
+    """Return the variable that tells agents how many threads a worker may have, given how many workers each forks.
+
+    A task of srun is bound to its CPUs, and OpenMP goes by that; workers are not bound, since any may idle.
+    """
+    each = (
+        f"{node.name}={max(here.cpus_per_task, node.cpus // max(share, 1))}"
+        for node, share in zip(here.nodes, shares, strict=True)
+    )
+    return {"MAINSTAY_THREADS": ",".join(each)}
 
 
 def lost_nodes(here: Allocation, said: str) -> dict[str, str]:
