@@ -22,7 +22,7 @@ from mainstay.marks import mark
 from mainstay.options import Options
 from mainstay.orders import Task
 from mainstay.report import Description, WorkerInfo
-from mainstay.staging import look
+from mainstay.staging import Inputs, look
 from mainstay.wire.functions import Function, FunctionTable
 from mainstay.wire.payload import dump
 
@@ -378,7 +378,9 @@ class View(concurrent.futures.Executor):
 
 def _looked(options: Options) -> Options:
     """Return options whose input files have been looked at."""
-    return options.changed({"stage_in": look(options.stage_in)}) if options.stage_in else options
+    if not options.stage_in or isinstance(options.stage_in, Inputs):
+        return options
+    return options.changed({"stage_in": look(options.stage_in)})
 
 
 def _serve_in_world(limit: float) -> None:

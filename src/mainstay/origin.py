@@ -47,6 +47,8 @@ class Origin(NamedTuple):
 
     def is_in_step_of(self, environ: Mapping[str, str]) -> bool:
         """Whether the step that an environment tells of is the one above, as far as that can be seen."""
+        if "SLURM_HET_SIZE" in environ:
+            return True  # each component of a heterogeneous job has a number of its own, and tells the first one's
         return self.step in ("", f"{environ.get('SLURM_JOB_ID')}.{environ.get('SLURM_STEP_ID')}")
 
 

@@ -57,7 +57,9 @@ FLAGS = ("-N3", "--ntasks-per-node=2")
 @pytest.fixture(scope="module")
 def job(cluster):
     (cluster.shared / "job.py").write_text(JOB)
-    return lambda name: cluster.submit(f"rm -rf /tmp/inputs; exec {sys.executable} job.py {name}", *FLAGS)
+    yield lambda name: cluster.submit(f"rm -rf /tmp/inputs; exec {sys.executable} job.py {name}", *FLAGS)
+    for host in cluster.names:
+        cluster.on(host, ["rm", "-rf", "/tmp/inputs"])
 
 
 def left(cluster):

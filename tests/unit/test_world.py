@@ -54,6 +54,10 @@ def test_what_a_job_inherits_from_the_rank_that_submitted_it_is_no_world():
     assert (of_its_step.rank, of_its_step.size, of_its_step.job) == (1, 4, "slurm-8.0")
 
 
+def test_components_of_a_heterogeneous_job_are_not_judged_by_their_numbers():
+    assert place(STEP | {"SLURM_HET_SIZE": "2"}, above=Origin("9.0")) is not None
+
+
 def test_ranks_of_an_mpiexec_are_its_own_wherever_it_runs():
     for above in (Origin("8.batch", "mpiexec"), Origin("8.0", "mpiexec"), Origin()):  # in a container, none is seen
         here = place(HYDRA | STEP, above=above)
