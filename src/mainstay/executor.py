@@ -22,7 +22,6 @@ from mainstay.marks import mark
 from mainstay.options import Options
 from mainstay.orders import Task
 from mainstay.report import Description, WorkerInfo
-from mainstay.staging import Inputs, look
 from mainstay.wire.functions import Function, FunctionTable
 from mainstay.wire.payload import dump
 
@@ -195,7 +194,7 @@ class Executor(concurrent.futures.Executor):
     ) -> concurrent.futures.Future[T]:
         if self._closed and not late:
             raise RuntimeError("cannot schedule new futures after shutdown")
-        options = _looked(options)  # what the journal's key is of is what the nodes get
+        options = options.looked()  # what the journal's key is of is what the nodes get
         function = self._functions.lookup(fn)
         future: Future[T] = Future(self._broker, function.number)
         entry = None
@@ -262,7 +261,7 @@ class Executor(concurrent.futures.Executor):
                 f"arguments, as key=lambda x: f'{options.key}-{{x}}'"
             )
         deadline = None if timeout is None else time.monotonic() + timeout
-        options = _looked(options)  # once, not for each item
+        options = options.looked()  # once, not for each item
 
         def submit(fn: Callable[..., Any], *args: Any) -> concurrent.futures.Future[Any]:
             return self._submit(options, fn, args, {})
@@ -374,13 +373,6 @@ class View(concurrent.futures.Executor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Do nothing: the pool is shut down by its own executor."""
-
-
-def _looked(options: Options) -> Options:
-    """Return options whose input files have been looked at."""
-    if not options.stage_in or isinstance(options.stage_in, Inputs):
-        return options
-    return options.changed({"stage_in": look(options.stage_in)})
 
 
 def _serve_in_world(limit: float) -> None:

@@ -44,7 +44,7 @@ def test_no_host_gets_more_than_it_has_room_for_nor_than_its_share(room, most):
 
 
 def test_agents_are_told_their_share():
-    assert Invitation("", "", 1, 3).slots({"n1": 4, "n2": 1}) == {"MAINSTAY_SLOTS": "n1=2,n2=1"}
+    assert Invitation("", "", 1, most=3).slots({"n1": 4, "n2": 1}) == {"MAINSTAY_SLOTS": "n1=2,n2=1"}
 
 
 def test_openmp_gets_the_cpus_of_a_worker():
