@@ -75,7 +75,7 @@ class Broker:
         control, data = self._reactor.control, self._reactor.data
         key = auth.new_key()
         self.door = Door(control, key, lambda sock: self.roster.admit(sock), log)
-        invitation = Invitation(address.to_text(self.door.addresses), key.hex(), 0, setup["stagger"])
+        invitation = Invitation(address.to_text(self.door.addresses), key.hex(), 0, setup["stagger"], most=wanted)
         self.launches = Launches(chain, start_timeout, invitation, self._reactor.call_soon, log)
         self.launches.on_lost = lambda: self.roster.dismiss(list(self.roster.agents))
         self.launches.on_exhausted = self.break_down

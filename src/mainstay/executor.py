@@ -21,7 +21,6 @@ from mainstay.marks import mark
 from mainstay.options import Options
 from mainstay.orders import Task
 from mainstay.report import Description, WorkerInfo
-from mainstay.staging import look
 from mainstay.wire.functions import Function, FunctionTable
 from mainstay.wire.payload import dump
 
@@ -201,6 +200,7 @@ class Executor(concurrent.futures.Executor):
     ) -> concurrent.futures.Future[T]:
         if self._closed and not late:
             raise RuntimeError("cannot schedule new futures after shutdown")
+        options = options.looked()  # what the journal's key is of is what the nodes get
         function = self._functions.lookup(fn)
         future: Future[T] = Future(self._broker, function.number)
         entry = None
@@ -267,8 +267,7 @@ class Executor(concurrent.futures.Executor):
                 f"arguments, as key=lambda x: f'{options.key}-{{x}}'"
             )
         deadline = None if timeout is None else time.monotonic() + timeout
-        if options.stage_in:
-            options = options.changed({"stage_in": look(options.stage_in)})  # once, not for each item
+        options = options.looked()  # once, not for each item
 
         def submit(fn: Callable[..., Any], *args: Any) -> concurrent.futures.Future[Any]:
             return self._submit(options, fn, args, {})

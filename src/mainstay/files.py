@@ -143,6 +143,10 @@ class Ledger:
             root, extension = os.path.splitext(path)
             return f"{root}.task-{task}{extension}"
 
+    def knows(self, path: str) -> bool:
+        """Whether a file of that name is some task's."""
+        return path in self._owners
+
     def came(self, task: int, paths: list[str], is_partial: bool) -> list[str]:
         """A task's files are in place; return those that they make worthless."""
         with self._lock:
@@ -213,6 +217,8 @@ class Arrival:
             )
         path += PARTIAL if self._is_partial else ""
         os.replace(written, path)
+        if not self._is_partial and not self._ledger.knows(path + PARTIAL):
+            _unlink(path + PARTIAL)  # of an earlier run of the program
         del self._names[written]
         return path
 

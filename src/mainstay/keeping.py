@@ -15,6 +15,7 @@ from concurrent.futures import CancelledError, Future
 from functools import partial
 from typing import Any, NamedTuple
 
+from mainstay.contents import Contents
 from mainstay.errors import PoolBroken, TaskTimeout, WorkerDied
 from mainstay.journal import installed
 from mainstay.journal.journal import Journal
@@ -77,6 +78,7 @@ class Keeper(KeepsNothing):
         self.journal, self._in_process = journal, in_process
         self._known: dict[int, Known] = {}  # by the function's number
         self._under_way: dict[bytes, Leader] = {}
+        self._contents = Contents()
         self._claiming = threading.Lock()  # of two threads that submit one call, one runs it
         self._warned: set[str] = set()
 
@@ -91,7 +93,7 @@ class Keeper(KeepsNothing):
         by_value = self._in_process()
         self._learn_key(fn, known, by_value)
         reach = Reach(told=known.reach.told)
-        key = call_key(known.key, args, kwargs, fn, reach)
+        key = self._with_inputs(call_key(known.key, args, kwargs, fn, reach), options)
         return Entry(key, known.info, label, self._witness_of(known, reach.things, by_value))
 
     def entries_of(
@@ -104,8 +106,13 @@ class Keeper(KeepsNothing):
         label, by_value = options.label or function.name, self._in_process()
         self._learn_key(fn, known, by_value)
         reach = Reach(told=known.reach.told)
-        entries = [Entry(call_key(known.key, row, {}, fn, reach), known.info, label) for row in rows]
+        keys = (self._with_inputs(call_key(known.key, row, {}, fn, reach), options) for row in rows)
+        entries = [Entry(key, known.info, label) for key in keys]
         return entries, self._witness_of(known, reach.things, by_value)
+
+    def _with_inputs(self, key: bytes, options: Options) -> bytes:
+        """Return the key of a call with what its staged inputs hold."""
+        return self._contents.joined(key, options.stage_in) if options.stage_in else key
 
     def _learn(self, fn: Callable[..., Any], function: Function) -> Known:
         inner = getattr(fn, "func", fn)  # of a partial

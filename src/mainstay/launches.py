@@ -86,6 +86,11 @@ class Attempt:
         self._started.wait(GRACE)  # an agent may come before `start` has returned
         return 1 if self._launched is None else self._launched.nodes
 
+    @property
+    def absent(self) -> dict[str, str]:
+        """The nodes that were left out, and why."""
+        return dict(getattr(self._launched, "absent", {}))
+
     def end(self) -> None:
         """Kill whatever the launch has started."""
         self._given_up = True
@@ -122,6 +127,7 @@ class Launches:
         self._fruitless = 0
         self._brought_workers = False
         self._missing: dict[str, float] = {}  # nodes that were lost, and when an agent is to be started there
+        self._absent: set[str] = set()  # nodes of which was told that they are left out
         self.closing = False  # a launch that ends now has done its work
         self.on_lost: Callable[[], None]
         self.on_exhausted: Callable[[LaunchError], None]
@@ -144,6 +150,7 @@ class Launches:
         self._fruitless += 1
         self._brought_workers = False
         self._missing.clear()
+        self._absent.clear()
         attempt = self.current = Attempt(self._count, self._chain[0], self._invitation._replace(launch=self._count))
         self.deadline = attempt.begun + self.start_timeout
         self._late = f"brought no worker within start_timeout={self.start_timeout:g} s"
@@ -172,9 +179,18 @@ class Launches:
         """An agent is gone, and perhaps its node: it is taken back when it returns."""
         self._missing[node] = now + REJOIN
 
-    def came(self, node: str) -> bool:
-        """An agent stands on that node; say whether one was lost there."""
-        return self._missing.pop(node, None) is not None
+    def came(self, node: str, now: float) -> bool:
+        """An agent stands on that node; say whether one was lost there.
+
+        Others may have been left out, as the launcher has found by now.
+        """
+        is_back = self._missing.pop(node, None) is not None
+        absent = {} if self.current is None else self.current.absent
+        for name in absent.keys() - self._absent:
+            self._log(logging.WARNING, f"node {name} is left out: {absent[name]}")
+            self._absent.add(name)
+            self.lost(name, now)
+        return is_back
 
     def lost_all(self, now: float) -> None:
         """The last agent is gone: the launch has `GRACE` seconds to end and say why."""

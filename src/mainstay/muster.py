@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from typing import Protocol
 
 from mainstay.launches import Log
+from mainstay.origin import present
 from mainstay.report import Description
 from mainstay.roster import Roster
 from mainstay.scheduler import Scheduler
-from mainstay.slurm import advice, allocation
+from mainstay.slurm import advice, allocation, crowded
 
 now = time.monotonic
 
@@ -74,12 +74,21 @@ class Muster:
     def _advice(self, description: Description) -> list[str]:
         """Return what is odd about these workers in this allocation, if it is one."""
         try:
-            here = allocation(os.environ)
+            here = allocation(present())
         except ValueError:
             return []  # of which the launcher has told
         if here is None:
+            return self._ranks_that_take_turns(description)
+        return advice(here.without(self._pool.roster.absent), description.launcher, description.hosts)
+
+    def _ranks_that_take_turns(self, description: Description) -> list[str]:
+        """Return what is odd about a world of more ranks than the cores that they were given."""
+        cores = {
+            host: cores for host, cores in self._pool.roster.cores.items() if description.hosts.get(host, 0) > cores
+        }
+        if description.launcher != "world" or not cores:
             return []
-        return advice(here, description.launcher, description.hosts)
+        return [f"{crowded(description.hosts, cores)}; start fewer ranks"]
 
     def wait_ready(self, wanted: int | None, timeout: float | None) -> Description:
         """Wait until as many workers stand (None: all that will)."""

@@ -52,6 +52,12 @@ class Options:
         options.check()
         return options
 
+    def looked(self) -> Options:
+        """Return these options with input files as they are now, once looked at. Raises what `staging.look` does."""
+        if not self.stage_in or isinstance(self.stage_in, staging.Inputs):
+            return self
+        return replace(self, stage_in=staging.look(self.stage_in))  # type: ignore[arg-type]  # of Input
+
     def check(self) -> None:
         if self.timeout is not None and not (_is_number(self.timeout) and 0 < self.timeout < math.inf):
             raise ValueError(f"timeout must be None or a number of seconds > 0; given: {self.timeout!r}")

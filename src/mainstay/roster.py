@@ -36,8 +36,11 @@ MOST_STILLBORN = 3  # workers of one agent that end, one after another, before t
 class AgentState:
     """An agent as the client sees it."""
 
-    def __init__(self, connection: Connection, host: str, namespace: str, stage: dict[str, Any] | None = None) -> None:
-        self.connection, self.host, self.namespace, self.stage = connection, host, namespace, stage
+    def __init__(self, connection: Connection, hello: dict[str, Any], namespace: str) -> None:
+        self.connection, self.namespace = connection, namespace
+        self.host: str = hello["host"]
+        self.cores: int = hello["cores"]
+        self.stage: dict[str, Any] | None = hello.get("stage")
         self.workers: dict[int, WorkerState] = {}
         self.stillborn = 0
         self.is_back = False  # it stands for one that was lost
@@ -142,16 +145,16 @@ class Roster:
         if attempt is None or hello["launch"] != attempt.number:
             connection.close()
             return
-        agent = AgentState(connection, hello["host"], f"{attempt.launcher.name}-{attempt.number}", hello.get("stage"))
+        agent = AgentState(connection, hello, f"{attempt.launcher.name}-{attempt.number}")
         if agent.stage and agent.stage["why"]:
             reason = f"{agent.host} runs from the shared environment, not from the staged one: {agent.stage['why']}"
             self._log(logging.WARNING, reason)
         connection.on_frames = lambda frames: self._on_agent(agent, frames)
         connection.on_end = lambda: self._agent_gone(agent)
         self.agents.append(agent)
-        agent.is_back = self._launches.came(agent.host)
+        agent.is_back = self._launches.came(agent.host, agent.heard)
         connection.send(encode(Kind.SETUP, self._setup))
-        for _ in range(self._share(hello["slots"], hello["cores"], attempt.nodes)):
+        for _ in range(self._share(hello["slots"], agent.cores, attempt.nodes)):
             self._enlist(agent)
         if agent.workers:
             self._turns.came(agent)
@@ -192,6 +195,16 @@ class Roster:
         seconds, imports = max((one["took"] for one in there), default=0.0), sum(one["imports"] for one in there)
         way = stage.way(all(one.get("sent") for one in there if one["took"]))
         return Staged(way, stage.size, seconds, len(there), len(self.agents), imports, stage.manifest.prefix)
+
+    @property
+    def cores(self) -> dict[str, int]:
+        """How many cores the agent of each host may use."""
+        return {agent.host: agent.cores for agent in self.agents}
+
+    @property
+    def absent(self) -> dict[str, str]:
+        """The nodes that the launcher had to leave out, and why."""
+        return {} if self._launches.current is None else self._launches.current.absent
 
     def is_complete(self) -> bool:
         """Whether every agent has come, and every worker that it was to fork."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import NamedTuple, TypeVar
 
 T = TypeVar("T")
@@ -67,6 +67,10 @@ class Allocation(NamedTuple):
             return [max(1, node.tasks) for node in self.nodes]
         return [max(1, node.cpus // self.cpus_per_task) for node in self.nodes]
 
+    def without(self, lost: Collection[str]) -> Allocation:
+        """Return what is left of it when these nodes are lost."""
+        return self._replace(nodes=tuple(node for node in self.nodes if node.name not in lost))
+
 
 def allocation(environ: Mapping[str, str]) -> Allocation | None:
     """Return the allocation that an environment tells of; None outside of one.
@@ -119,10 +123,16 @@ def _idle_cpus(here: Allocation, on: Mapping[str, int]) -> Iterator[str]:
 
 
 def _full_nodes(here: Allocation, on: Mapping[str, int]) -> Iterator[str]:
-    full = [node for node in here.nodes if on.get(node.name, 0) * here.cpus_per_task > node.cpus]
+    full = {node.name: node.cpus for node in here.nodes if on.get(node.name, 0) * here.cpus_per_task > node.cpus}
     if full:
-        told = _few([f"{on[node.name]} workers on the {node.cpus} CPUs of {node.name}" for node in full])
-        yield f"more workers than CPUs: {told}; ask for fewer tasks, or for more CPUs"
+        yield f"{crowded(on, full)}; ask for fewer tasks, or for more CPUs"
+
+
+def crowded(on: Mapping[str, int], cpus: Mapping[str, int]) -> str:
+    """Return what is to be said of hosts that have more workers than CPUs."""
+    return (
+        f"more workers than CPUs: {_few([f'{on[host]} workers on the {cpus[host]} CPUs of {host}' for host in cpus])}"
+    )
 
 
 def _few(words: list[str]) -> str:

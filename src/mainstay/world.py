@@ -22,6 +22,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from mainstay.origin import Origin, origin
 from mainstay.slurm import counts
 
 START_GAP = 5.0  # seconds by which the ranks of one host may be started apart
@@ -44,9 +45,21 @@ class Place(NamedTuple):
         return self.local_size == self.size
 
 
-def place(environ: Mapping[str, str] = os.environ, pid: int | None = None) -> Place | None:
-    """Return the place that the process manager gave a process (None: this one); None outside of MPI or alone."""
+def place(environ: Mapping[str, str] = os.environ, pid: int | None = None, above: Origin | None = None) -> Place | None:
+    """Return the place of a process (None: this one) in its world; None outside of one, or alone.
+
+    `above` is what started it (None: as the processes above it tell). Where that is seen, it decides which variables
+    count: others were inherited from a world that the process is not in.
+    """
     pid = os.getpid() if pid is None else pid
+    above = origin(pid) if above is None else above
+    if above.step and not above.manager:
+        return _place_in_step(environ) if above.is_in_step_of(environ) else None
+    return told(environ, pid)
+
+
+def told(environ: Mapping[str, str], pid: int) -> Place | None:
+    """Return the place that an environment tells of, be it inherited or not."""
     for names, job in (
         (("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
          environ.get("PMIX_NAMESPACE", "")),

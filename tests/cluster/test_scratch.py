@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 JOB = """
-import collections, os, socket, sys, time
+import glob, os, signal, socket, sys, time
 import mainstay
 from mainstay import files
 
@@ -17,12 +17,21 @@ given = []
 give = files.Files._give
 files.Files._give = lambda *words: given.append(1) or give(*words)
 
+def meet(number):
+    # until each worker has one of the first six
+    open(f"{out}-{number}", "w").close()
+    while len(glob.glob(f"{out}-*")) < 6:
+        time.sleep(0.01)
+
 def work(number):
+    if number < 6:
+        meet(number)
     here = mainstay.scratch(per="task")
     assert str(here).startswith("/tmp/mainstay-")
     (here / f"{number}.csv").write_text(socket.gethostname())
     (mainstay.scratch() / "kept").touch()
-    time.sleep(0.3 if number < 12 else 60)
+    if number >= 12:
+        signal.pause()
     if number % 2:
         raise ValueError(number)
     return socket.gethostname(), mainstay.staged("params").joinpath("soil.txt").read_text()
@@ -38,10 +47,9 @@ with mainstay.Executor(launcher="srun", drain=0) as ex:
     results = [future.result(60) for future in futures[::2]]
     print({soil for _, soil in results}, len(given), [type(f.exception(60)).__name__ for f in futures[1::2]][:1])
     if sys.argv[1] != "whole":
-        for number in range(12, 18):
-            view.submit(work, number)
+        running = [view.submit(work, number) for number in range(12, 18)]
         print("running", flush=True)
-        time.sleep(60)
+        running[0].exception()
 """
 FLAGS = ("-N3", "--ntasks-per-node=2")
 
@@ -49,7 +57,9 @@ FLAGS = ("-N3", "--ntasks-per-node=2")
 @pytest.fixture(scope="module")
 def job(cluster):
     (cluster.shared / "job.py").write_text(JOB)
-    return lambda name: cluster.submit(f"rm -rf /tmp/inputs; exec {sys.executable} job.py {name}", *FLAGS)
+    yield lambda name: cluster.submit(f"rm -rf /tmp/inputs; exec {sys.executable} job.py {name}", *FLAGS)
+    for host in cluster.names:
+        cluster.on(host, ["rm", "-rf", "/tmp/inputs"])
 
 
 def left(cluster):

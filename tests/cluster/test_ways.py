@@ -29,6 +29,7 @@ def look(pool):
     told = pool.wait_ready(timeout=30)
     ran = [host for host, _ in set(pool.map(where, range(3 * told.workers), chunksize=1))]
     print(json.dumps([told.launcher, told.hosts, {host: ran.count(host) for host in ran}]), flush=True)
+    print("threads", pool.submit(os.getenv, "OMP_NUM_THREADS").result(), flush=True)
 
 if __name__ == "__main__":
     os.write(1, b"began\\n")  # in one piece: ranks share the terminal
@@ -128,18 +129,20 @@ def check(output, *expected):
 
 
 @pytest.mark.parametrize(
-    ("flags", "expected"),
+    ("flags", "expected", "threads"),
     [
-        ("-N3", {"n1": 1, "n2": 1, "n3": 1}),
-        ("-n5", {"n1": 4, "n2": 1}),
-        ("-N3 --ntasks-per-node=2", {"n1": 2, "n2": 2, "n3": 2}),
-        ("-n3 -c2", {"n1": 2, "n2": 1}),
-        ("-N2 --exclusive", {"n1": 4, "n2": 4}),
-        ("-N2 -c2 --exclusive", {"n1": 2, "n2": 2}),
+        ("-N3", {"n1": 1, "n2": 1, "n3": 1}, 1),
+        ("-n5", {"n1": 4, "n2": 1}, 1),
+        ("-N3 --ntasks-per-node=2", {"n1": 2, "n2": 2, "n3": 2}, 1),
+        ("-n3 -c2", {"n1": 2, "n2": 1}, 2),
+        ("-N2 --exclusive", {"n1": 4, "n2": 4}, 1),
+        ("-N2 -c2 --exclusive", {"n1": 2, "n2": 2}, 2),
     ],
 )
-def test_flags_give_as_many_workers_as_they_mean(idle, flags, expected):
-    check(idle.wait(idle.submit(PYTHON, *flags.split()), 30).output, expected)
+def test_flags_give_as_many_workers_as_they_mean(idle, flags, expected, threads):
+    said = idle.wait(idle.submit(f"unset OMP_NUM_THREADS; {PYTHON}", *flags.split()), 30).output
+    check(said, expected)
+    assert f"threads {threads}\n" in said
 
 
 def test_tasks_of_an_array_are_jobs_of_their_own(idle):
@@ -151,8 +154,10 @@ def test_tasks_of_an_array_are_jobs_of_their_own(idle):
 def test_in_a_shell_on_a_node(idle, flags):
     """`srun --pty bash` in an allocation: a step of the whole of it, or of a part."""
     shell = f"salloc {shlex.join(SIX)} srun {flags} --pty bash --norc --noediting"
-    said = idle.run(["script", "-qec", shell, "/dev/null"], input=f"{PYTHON}\nexit\n", timeout=30).stdout
+    lines = f"""{PYTHON}\n{PYTHON} '{{"launcher": "mpiexec"}}'\nexit 0\n"""
+    said = idle.run(["script", "-qec", shell, "/dev/null"], input=lines, timeout=30).stdout
     check(said, UNLIKE)
+    assert "whose CPUs mpiexec would wait for; launcher='srun' does not wait" in said
 
 
 def test_a_step_that_is_started_in_a_shell_on_a_node(idle):
@@ -161,16 +166,33 @@ def test_a_step_that_is_started_in_a_shell_on_a_node(idle):
     check(idle.run(["script", "-qec", shell, "/dev/null"], input=f"{line}; exit\n", timeout=30).stdout, UNLIKE)
 
 
+@pytest.mark.parametrize(
+    "submit",
+    [
+        "mpiexec -n 6 bash -c '[ $PMI_RANK != 1 ] || sbatch NEXT'",
+        "srun --mpi=none -n 6 bash -c '[ $SLURM_PROCID != 1 ] || sbatch NEXT'",
+        "script -qec \"srun -N1 -n4 --pty bash -c 'sbatch NEXT'\" /dev/null",
+    ],
+    ids=["a rank of mpiexec", "a rank of srun", "a shell on a node"],
+)
+def test_a_job_that_is_submitted_from_inside_of_a_step(idle, submit):
+    """It inherits the variables of ranks and of a step that are not its own; no line may take them for true."""
+    lines = [PYTHON, f"srun --mpi=none -n 3 {RUN}", f"{BIN}/mpiexec -n 3 {RUN}"]
+    (idle.shared / "next.sh").write_text("\n".join(["#!/bin/bash", *lines]))
+    said = idle.wait(
+        idle.submit(submit.replace("NEXT", "-N3 --ntasks-per-node=1 -o next-%j.out next.sh"), *SIX), 30
+    ).output
+    (job,) = re.findall(r"Submitted batch job (\d+)", said)
+    check(idle.wait(int(job), 60).output, *[{"n1": 1, "n2": 1, "n3": 1}] * 3)
+
+
 def test_pools_one_after_another_and_at_once(idle):
     check(idle.wait(idle.submit(f"{BIN}/python several.py", *SIX), 30).output, *[UNLIKE] * 4)
 
 
 def test_fewer_workers_than_the_allocation_has_room_for(idle):
     ended = idle.wait(idle.submit(f"""{PYTHON} '{{"max_workers": 3, "launcher": "srun"}}'""", *SIX), 30)
-    ((launcher, stood, ran),) = pools(ended.output)
-    assert launcher == "srun"
-    assert sum(stood.values()) == 3
-    assert ran == stood
+    check(ended.output, {"n1": 1, "n2": 1, "n3": 1})
 
 
 def test_a_client_that_is_killed_leaves_nothing(idle):

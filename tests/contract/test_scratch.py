@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -41,6 +42,12 @@ def leave(**files):
     for name, text in files.items():
         (here / f"{name}.csv").write_text(text)
     return str(here)
+
+
+def wait_for(path):
+    """What a task does that is to last until the test goes on."""
+    while not path.exists():
+        time.sleep(0.01)
 
 
 def test_a_worker_keeps_its_directory_and_a_task_does_not(pool, base):
@@ -88,10 +95,11 @@ def test_what_was_not_staged_is_told(pool, params):
         pool.options(stage_in=params).submit(mainstay.staged, "other.nc").result(30)
 
 
-def test_an_input_that_changes_before_it_is_copied_is_told(pool, params):
-    blockers = [pool.submit(time.sleep, 0.3) for _ in range(2)]
+def test_an_input_that_changes_before_it_is_copied_is_told(pool, params, tmp_path):
+    blockers = [pool.submit(wait_for, tmp_path / "go") for _ in range(2)]
     future = pool.options(stage_in=params).submit(abs, 1)
     Path(params[0]).write_text("changed")
+    (tmp_path / "go").touch()
     with pytest.raises(mainstay.StagingError, match=r"basin.nc has changed since the task was submitted"):
         future.result(30)
     assert [blocker.result(30) for blocker in blockers] == [None, None]
@@ -125,10 +133,10 @@ def test_what_a_failed_task_left_comes_back_too(pool, tmp_path):
 def test_what_a_task_left_that_ran_out_of_time_comes_back_as_partial(pool, tmp_path):
     def overrun():
         leave(half="ha")
-        time.sleep(5)
+        threading.Event().wait()
 
     with pytest.raises(mainstay.TaskTimeout):
-        pool.options(stage_out={"*.csv": tmp_path}, timeout=0.5).submit(overrun).result(30)
+        pool.options(stage_out={"*.csv": tmp_path}, timeout=2).submit(overrun).result(30)
     assert [path.name for path in tmp_path.iterdir()] == ["half.csv.partial"]
     assert pool.submit(abs, -1).result(30) == 1
 
@@ -184,12 +192,35 @@ def test_a_base_that_is_not_there_is_told_where_it_is_wanted():
 def test_what_finished_is_there_when_the_rest_is_cancelled(base, tmp_path):
     with mainstay.Executor(2, launcher="local", scratch=base) as executor:
         view = executor.options(stage_out={"*.csv": tmp_path})
-        futures = [view.submit(lambda x: (leave(**{f"r{x}": str(x)}), time.sleep(0.02)), x) for x in range(100)]
+        go = tmp_path.with_name("go")
+        futures = [view.submit(lambda x: (leave(**{f"r{x}": str(x)}), x < 4 or wait_for(go)), x) for x in range(100)]
         futures[3].result(30)
-        executor.shutdown(cancel_futures=True)
+        executor.shutdown(wait=False, cancel_futures=True)
+        wait_until(futures[99].cancelled)
+        go.touch()
     done = {f"r{x}.csv" for x, future in enumerate(futures) if not future.cancelled()}
     assert 4 <= len(done) < 100
     assert {path.name for path in tmp_path.iterdir()} == done
+
+
+def test_a_journal_knows_a_call_by_what_its_inputs_hold(base, tmp_path):
+    basin = tmp_path / "basin.nc"
+
+    def read(x):
+        return x, mainstay.staged(basin).read_text()
+
+    def run(text):
+        """Return what a pool of its own answers by `submit` and by `map`, and whether any call ran."""
+        basin.write_text(text)
+        with mainstay.Executor(1, launcher="local", scratch=base, journal=tmp_path / "calls.db") as executor:
+            view = executor.options(stage_in=[basin])
+            answers = [view.submit(read, 0).result(30), *view.map(read, range(1, 4))]
+            return answers, executor._broker.done > 0
+
+    assert run("wet") == ([(x, "wet") for x in range(4)], True)
+    assert run("wet") == ([(x, "wet") for x in range(4)], False)  # written anew, and the same
+    assert run("dry") == ([(x, "dry") for x in range(4)], True)
+    assert run("wet") == ([(x, "wet") for x in range(4)], False)
 
 
 def test_a_relative_base_is_refused_at_once():

@@ -110,7 +110,7 @@ def test_in_a_world_only_rank_0_speaks(outside):
 def test_the_agent_of_a_client_that_has_gone(outside):
     with socket.create_server(("127.0.0.1", 0)) as server:
         gone = f"127.0.0.1|{server.getsockname()[1]}"
-    stray = [sys.executable, "-c", "import time; time.sleep(60)  # mainstay.node"]
+    stray = [sys.executable, "-c", "import signal; signal.pause()  # mainstay.node"]
     with subprocess.Popen(stray, env=outside | {"MAINSTAY_ADDRESS": gone}) as process:
         try:
             wait_until(lambda: "mainstay.node" in Path(f"/proc/{process.pid}/cmdline").read_text())

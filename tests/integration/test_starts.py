@@ -135,6 +135,18 @@ def test_describe_says_what_stands_and_why_not_others():
     assert len([line for line in lines if line.startswith("launcher local; workers: 2 on ")]) == 1
 
 
+def test_a_world_of_more_ranks_than_cores_is_told():
+    program = """
+import os, mainstay
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+with mainstay.Executor(log=print) as executor:
+    executor.wait_ready(timeout=30)
+"""
+    ranks = {"PMI_RANK": "0", "PMI_SIZE": "2", "MPI_LOCALRANKID": "0", "MPI_LOCALNRANKS": "2"}
+    said = run([sys.executable, "-c", program], environment=ranks)
+    assert re.search(r"more workers than CPUs: 2 workers on the 1 CPUs of \S+; start fewer ranks", said.stdout), said
+
+
 def test_waiting_for_workers_that_will_not_come_ends():
     with mainstay.Executor(4, launcher="serial") as executor:
         with pytest.raises(TimeoutError, match="1 of 4 workers stand and no more will come"):

@@ -12,10 +12,10 @@ import pytest
 from mainstay.doctor import check, files, job, left, limits, mpi, nodes, probe, rounds, started, table
 from mainstay.doctor.check import Case, Check, Said, State, amount, ask, listed
 from mainstay.doctor.mpi import Offer, Program
-from mainstay.doctor.started import Origin
 from mainstay.errors import size
+from mainstay.origin import Origin
 from mainstay.slurm import allocation
-from mainstay.world import place
+from mainstay.world import place, told
 
 MPICH = Program("MPICH", "5.0.2", "/venv/lib/libmpi.so.12")
 OPENMPI = Program("Open MPI", "5.0.11", "/opt/lib/libmpi.so.40")
@@ -69,6 +69,21 @@ def says(check, state, *words):
     return True
 
 
+# -- the allocation of another batch system
+
+
+def test_an_allocation_of_pbs_or_lsf(tmp_path):
+    (tmp_path / "hosts").write_text("n1\nn1\nn2\nn3\n")
+    pbs = {"PBS_JOBID": "7.server", "PBS_NODEFILE": str(tmp_path / "hosts"), "PATH": str(tmp_path)}
+    words = "PBS job 7.server: 3 nodes (n1, n2, n3); 4 workers (2, 1, 1); not tried on a real system"
+    assert says(job.reading(pbs), State.ODD, words, "no pbs_tmrsh on PATH", "mostly by ssh")
+    (tmp_path / "pbs_tmrsh").touch(0o755)
+    assert says(job.reading(pbs), State.GOOD, words)
+    assert says(job.reading({"PBS_JOBID": "7"}), State.BAD, "PBS_NODEFILE is not set", "from the job's script")
+    lsf = {"LSB_JOBID": "9", "LSB_MCPU_HOSTS": "n1 4"}
+    assert says(job.reading(lsf), State.GOOD, "LSF job 9: 1 node (n1); 4 workers (4)")
+
+
 # -- the causes of most hangs and idle nodes
 
 
@@ -101,15 +116,8 @@ def test_every_rank_started_a_doctor():
 
 def test_a_batch_script_that_takes_itself_for_a_world():
     inherited = BATCH | environ(**STEP, PMI_RANK="0", PMI_SIZE="3")
-    here = place(inherited)
-    assert here is not None
-    assert started.is_stale(inherited, Origin("7.batch"), here)
-    check = started.misread(inherited, here, Origin("7.batch"))
+    check = started.misread(inherited, told(inherited, os.getpid()), Origin("7.batch"))
     assert says(check, State.BAD, "the batch script", "rank 0 of 3", "PMI_RANK", "unset")
-    assert not started.is_stale(inherited, Origin("7.0"), here)
-    assert not started.is_stale(inherited, Origin("7.batch", "mpirun"), here)
-    assert not started.is_stale(inherited, Origin(), here)  # in a container, nothing is seen above
-    assert started.is_stale(inherited, Origin("8.0"), here)
 
 
 def test_a_batch_script_of_six_tasks_is_no_world():

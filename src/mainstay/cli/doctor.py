@@ -25,10 +25,11 @@ def run(given: argparse.Namespace) -> int:
     if given.script is not None and not os.path.isfile(given.script):
         print(f"mainstay doctor: no file {given.script!r}; give the path of a Python script", file=sys.stderr)
         return 2
-    from mainstay.doctor import started
+    from mainstay import world
     from mainstay.doctor.check import Case
 
-    if started.is_another_rank(os.environ):
+    place = world.place()
+    if place is not None and place.rank > 0:
         return 0  # rank 0 speaks, and says that there were several
     try:
         return _told(Case(os.environ, given.script, given.journal, given.quick), as_json=given.json)

@@ -12,6 +12,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from mainstay.launch.process import RANK_VARIABLES, TETHER, descendants, kill
+from mainstay.origin import present
 from mainstay.slurm import OPTIONS, Allocation, allocation
 
 PATIENCE = 10.0  # seconds for a command
@@ -58,7 +59,7 @@ class Case(NamedTuple):
     def allocation(self) -> Allocation | None:
         """The Slurm allocation; None outside of one, and where it cannot be read."""
         try:
-            return allocation(self.environ)
+            return allocation(present(self.environ))
         except ValueError:
             return None
 

@@ -1,4 +1,4 @@
-"""Slurm and the allocation: what it is, how it is read, and how long it lasts."""
+"""Slurm and the allocation, be it of PBS or LSF: what it is, how it is read, and how long it lasts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Mapping
 
 from mainstay import slurm
 from mainstay.doctor.check import QUICK, Case, Check, State, amount, last_line, listed
+from mainstay.launch import lsf, pbs
+from mainstay.launch.hosted import Hosted
+from mainstay.origin import present
 from mainstay.slurm import Allocation
 
 SOON = 600.0  # seconds that are little for a job
@@ -48,12 +51,14 @@ def controller(version: str, answer: str, problem: str) -> Check:
 def reading(environ: Mapping[str, str]) -> Check:
     """Tell how Mainstay reads the allocation."""
     try:
-        here = slurm.allocation(environ)
+        here = slurm.allocation(present(environ))
     except ValueError as error:
         advice = "Something has changed Slurm's variables: look in the job's script and in your shell's start files"
         return Check("Allocation", State.BAD, str(error), advice)
     if here is None:
-        return Check("Allocation", State.NONE, "not in a Slurm job (SLURM_JOB_ID is not set)")
+        other = next((system for system in (pbs.LAUNCHER, lsf.LAUNCHER) if system.job(environ)), None)
+        missing = "not in a Slurm job (SLURM_JOB_ID is not set), nor in one of PBS or LSF"
+        return Check("Allocation", State.NONE, missing) if other is None else of_another_system(other, environ)
     found = told(here)
     if len(here.nodes) > 1 and "SLURM_STEP_ID" not in environ and not here.has_tasks:
         advice = (
@@ -61,6 +66,25 @@ def reading(environ: Mapping[str, str]) -> Check:
             f"add -n {max(len(here.nodes), sum(here.workers))} or --ntasks-per-node to -N {len(here.nodes)}"
         )
         return Check("Allocation", State.ODD, f"{found}; no number of tasks was asked for", advice)
+    return Check("Allocation", State.GOOD, found)
+
+
+def of_another_system(system: Hosted, environ: Mapping[str, str]) -> Check:
+    """Tell how Mainstay reads an allocation of PBS or LSF, and how it would reach the hosts."""
+    name = system.name.upper()
+    try:
+        slots = system.slots(environ)
+    except (OSError, ValueError) as error:
+        advice = f"Start the program from the job's script, on a host of the job; {name} sets these variables there"
+        return Check("Allocation", State.BAD, str(error), advice)
+    each = ", ".join(map(str, list(slots.values())[:8])) + (", …" if len(slots) > 8 else "")
+    found = (
+        f"{name} job {system.job(environ)}: {amount(len(slots), 'node')} ({listed(list(slots))}); "
+        f"{amount(sum(slots.values()), 'worker')} ({each}); not tried on a real system"
+    )
+    if len(slots) > 1 and shutil.which(system.shell, path=environ.get("PATH")) is None:
+        advice = f"Without {system.shell} on PATH, mpiexec reaches the nodes as it is used to, mostly by ssh"
+        return Check("Allocation", State.ODD, f"{found}; no {system.shell} on PATH", advice)
     return Check("Allocation", State.GOOD, found)
 
 

@@ -6,55 +6,26 @@ What the environment says is held against the processes above this one: they wer
 from __future__ import annotations
 
 import os
-import re
 import time
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Mapping
 
 from mainstay import world
 from mainstay.doctor.check import QUICK, Case, Check, State, amount, listed
+from mainstay.origin import Origin, origin
 from mainstay.slurm import Allocation
 from mainstay.world import Place
 
-MANAGERS = {  # what starts ranks, and what is typed for it
-    "hydra": "mpiexec",
-    "pmi_proxy": "mpiexec",
-    "mpiexec": "mpiexec",
-    "prte": "mpirun",
-    "orted": "mpirun",
-    "mpirun": "mpirun",
-}
-STEPD = re.compile(r"slurmstepd: \[(\S+)\]")
 OWN_STEPS = ("mainstay-pool", "mainstay-doctor")  # how pools, and the doctor, name their steps
 INHERITED = ("SLURM_STEP", "PMI", "OMPI_COMM_WORLD")
 LOOKS = 2  # at the steps: those of others may begin a little later
 PAUSE = 0.7  # seconds between them
 
 
-class Origin(NamedTuple):
-    """What is above this process: Slurm's step as `7.batch` or `7.0`, and an MPI launcher below that.
-
-    Both are empty where there is none, or where it cannot be seen.
-    """
-
-    step: str = ""
-    manager: str = ""
-
-    @property
-    def is_batch(self) -> bool:
-        return self.step.endswith(".batch") and not self.manager
-
-
-def is_another_rank(environ: Mapping[str, str]) -> bool:
-    """Whether this process is a rank that leaves the word to rank 0."""
-    place = world.place(environ)
-    return place is not None and place.rank > 0 and not is_stale(environ, origin(os.getpid()), place)
-
-
 def examine(case: Case) -> list[Check]:
-    above, here, place = origin(os.getpid()), case.allocation, world.place(case.environ)
-    if place is not None and is_stale(case.environ, above, place):
-        first, place = misread(case.environ, place, above), None
+    above, here = origin(os.getpid()), case.allocation
+    place, told = world.place(case.environ, above=above), world.told(case.environ, os.getpid())
+    if place is None and told is not None:
+        first = misread(case.environ, told, above)
     else:
         first = start(case.environ, place, above)
     checks = [first]
@@ -63,55 +34,7 @@ def examine(case: Case) -> list[Check]:
     return checks
 
 
-# -- above this process
-
-
-def origin(pid: int) -> Origin:
-    """Return what started a process."""
-    manager = ""
-    for name in _names_above(pid):
-        step = STEPD.match(name)
-        if step:
-            return Origin(step[1], manager)
-        program = os.path.basename(name.split()[0])
-        manager = manager or next((typed for start, typed in MANAGERS.items() if program.startswith(start)), "")
-    return Origin("", manager)
-
-
-def _names_above(pid: int) -> Iterator[str]:
-    """Yield the command lines of all processes above one, the nearest first."""
-    while (pid := _parent(pid)) > 0:
-        try:
-            with open(f"/proc/{pid}/cmdline", "rb") as file:
-                words = file.read().replace(b"\0", b" ").decode(errors="replace").strip()
-        except OSError:
-            return
-        if words:
-            yield words
-
-
-def _parent(pid: int) -> int:
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return int(file.read().rpartition(")")[2].split()[1])
-    except OSError:
-        return 0
-
-
 # -- alone, or a rank
-
-
-def is_stale(environ: Mapping[str, str], above: Origin, place: Place) -> bool:
-    """Whether the environment tells of a world that this process is not in.
-
-    A job that was submitted by a rank inherits the rank's variables. What is above this process knows better.
-    """
-    if above.manager or not above.step:
-        return False
-    job, _, step = above.step.partition(".")
-    if not step.isdigit():
-        return True
-    return (job, step) != (environ.get("SLURM_JOB_ID"), environ.get("SLURM_STEP_ID"))
 
 
 def misread(environ: Mapping[str, str], place: Place, above: Origin) -> Check:
@@ -122,7 +45,7 @@ def misread(environ: Mapping[str, str], place: Place, above: Origin) -> Check:
         f"{listed(names, 2)}, inherited from where the job was submitted"
     )
     advice = (
-        "Programs wait for ranks that do not exist. Put this first into the script: "
+        "MPI programs wait for ranks that do not exist; Mainstay does not. Put this first into the script: "
         'unset "${!SLURM_STEP@}" "${!PMI@}" "${!OMPI_COMM_WORLD@}"; or submit with sbatch --export=NONE'
     )
     return Check("Started as", State.BAD, found, advice)
@@ -212,8 +135,7 @@ def _counts(step: str, name: str) -> bool:
 
 def stuck(environ: Mapping[str, str], above: Origin) -> list[Check]:
     """Tell whether an mpiexec that is started here would wait for the CPUs of the step that it is in."""
-    in_step = above.step.rpartition(".")[2].isdigit() and not above.manager
-    if not in_step or environ.get("SLURM_STEP_NUM_TASKS") != "1":
+    if not above.is_step or above.manager or environ.get("SLURM_STEP_NUM_TASKS") != "1":
         return []
     if "SLURM_OVERLAP" in environ:
         return [Check("mpiexec here", State.GOOD, "its steps overlap with this one (SLURM_OVERLAP)")]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from mainstay.launch.process import AGENT, staggered
@@ -22,14 +22,16 @@ AUTO = ("world", "srun", "pbs", "lsf", "mpiexec", "local", "serial")
 class Invitation(NamedTuple):
     """What an agent must know to come: addresses, key (hexadecimal) and the number of this launch.
 
-    `stagger` is for the launcher: how many agents may start within a second (None: all). With `stage`,
-    agents run from a packed environment.
+    stagger: how many agents may start within a second (None: all).
+    most: how many workers the pool is to have (None: as many as there is room for).
+    stage: the packed environment that agents run from (None: this program's).
     """
 
     addresses: str
     key: str
     launch: int
     stagger: int | None = None
+    most: int | None = None
     stage: Bootstrap | None = None
 
     def environment(self) -> dict[str, str]:
@@ -56,9 +58,28 @@ class Invitation(NamedTuple):
         """Where launchers start agents; None: here. A staged one must not so much as look at a shared file system."""
         return None if self.stage is None else "/"
 
+    def slots(self, room: Mapping[str, int]) -> dict[str, str]:
+        """Return the variable that tells the agent of each host how many workers to fork, given where there is room."""
+        shares = zip(room, spread(list(room.values()), self.most), strict=True)
+        return {"MAINSTAY_SLOTS": ",".join(f"{host}={share}" for host, share in shares)}
+
+
+def spread(room: Sequence[int], most: int | None) -> list[int]:
+    """Return how many workers each host gets, given how many it has room for: of `most` in all, an even share."""
+    if most is None:
+        return list(room)
+    shares, left = [0] * len(room), most
+    while left and (hosts := [host for host, share in enumerate(shares) if share < room[host]]):
+        each = max(1, left // len(hosts))
+        for host in hosts[:left]:
+            more = min(each, room[host] - shares[host])
+            shares[host] += more
+            left -= more
+    return shares
+
 
 class Launched(Protocol):
-    """A launch under way or standing."""
+    """A launch under way or standing. One that leaves nodes out has `absent`, which says why by their names."""
 
     @property
     def nodes(self) -> int:

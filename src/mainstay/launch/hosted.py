@@ -30,17 +30,25 @@ class Hosted:
     """
 
     def __init__(self, name: str, variable: str, shell: str, read: Callable[[Mapping[str, str]], Slots]) -> None:
-        self.name, self._variable, self._shell, self._read = name, variable, shell, read
+        self.name, self.shell, self._variable, self._read = name, shell, variable, read
 
     @property
     def most_workers(self) -> int | None:
         try:
-            return sum(self._read(os.environ).values()) if os.environ.get(self._variable) else None
+            return sum(self._read(os.environ).values()) if self.job(os.environ) else None
         except (OSError, ValueError):
             return None
 
+    def job(self, environ: Mapping[str, str]) -> str:
+        """Return the number of the job that an environment is in; empty outside of one."""
+        return environ.get(self._variable, "")
+
+    def slots(self, environ: Mapping[str, str]) -> Slots:
+        """Return the slots of each host of the job that an environment is in. Raises `OSError`, `ValueError`."""
+        return self._read(environ)
+
     def why_not(self) -> str | None:
-        if not os.environ.get(self._variable):
+        if not self.job(os.environ):
             return f"not in a {self.name.upper()} job ({self._variable} is not set)"
         try:
             self._read(os.environ)
@@ -50,9 +58,8 @@ class Hosted:
 
     def start(self, invitation: Invitation) -> Process:
         slots = self._read(os.environ)
-        told = {"MAINSTAY_SLOTS": ",".join(f"{host}={count}" for host, count in slots.items())}
-        reached = reached_by(shutil.which(self._shell))
-        return MpiExec(list(slots)).start_agents(invitation, **told, **open_gates(), **reached)
+        reached = reached_by(shutil.which(self.shell))
+        return MpiExec(list(slots)).start_agents(invitation, **invitation.slots(slots), **open_gates(), **reached)
 
 
 def reached_by(shell: str | None) -> dict[str, str]:

@@ -7,11 +7,12 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mainstay.launch import Invitation
 from mainstay.launch.process import Process
+from mainstay.origin import Origin, origin
 
 
 class MpiExec:
@@ -37,7 +38,9 @@ class MpiExec:
         if program is None:
             return "no mpiexec beside the interpreter or on PATH; `pip install 'mainstay[mpich]'` brings one"
         flavour = flavour_of(program)
-        return None if flavour in ("hydra", "openmpi") else f"{program} is of no known kind: {flavour}"
+        if flavour not in ("hydra", "openmpi"):
+            return f"{program} is of no known kind: {flavour}"
+        return would_wait(os.environ, origin(os.getpid()))
 
     def start(self, invitation: Invitation) -> Process:
         return self.start_agents(invitation)
@@ -62,6 +65,16 @@ class MpiExec:
             return shutil.which(self._program)
         beside = Path(sys.executable).parent / "mpiexec"
         return str(beside) if os.access(beside, os.X_OK) else shutil.which("mpiexec")
+
+
+def would_wait(environ: Mapping[str, str], above: Origin) -> str | None:
+    """Return why an mpiexec that is started here would wait for ever, if it would: for the CPUs of its own step."""
+    if not above.is_step or above.manager or "SLURM_OVERLAP" in environ:
+        return None
+    return (
+        f"in step {above.step}, whose CPUs mpiexec would wait for; launcher='srun' does not wait, "
+        "or type `export SLURM_OVERLAP=1` before you start the program"
+    )
 
 
 def hydra_argv(program: str, hosts: Sequence[str], command: Sequence[str]) -> list[str]:

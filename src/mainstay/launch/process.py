@@ -112,6 +112,11 @@ class Process:
         text = b"".join(last).decode(errors="replace").strip()
         return f"{ended}; it printed: {text}" if text else ended
 
+    @property
+    def failed(self) -> bool:
+        """Whether the program has ended, and not as it should."""
+        return bool(self._process.returncode)
+
     def end(self) -> None:
         """Kill the program with its session, and whatever it started that has left the session."""
         if self._process.poll() is None:

@@ -2,6 +2,9 @@
 
 The step overlaps with whatever runs already: the batch script, the step of `srun --pty bash`, a world of ranks. It is
 told everything on its command line, since what it inherits from a step (`SLURM_NTASKS`, …) it would take for options.
+
+Slurm ends a step as it starts when one of its nodes does not answer, and starts none on nodes that the job has lost.
+So a step that fails is started again without those.
 """
 
 from __future__ import annotations
@@ -14,16 +17,19 @@ import subprocess
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mainstay.launch import Invitation
+from mainstay.launch import Invitation, spread
 from mainstay.launch.process import RANK_VARIABLES, Process
 from mainstay.launch.world import not_rank_0, open_gates
-from mainstay.slurm import OPTIONS, Allocation, allocation
+from mainstay.origin import present
+from mainstay.slurm import OPTIONS, Allocation, allocation, hosts
 
 if TYPE_CHECKING:
     from mainstay.stage.bootstrap import Bootstrap
 
 IMMEDIATE = 5  # seconds that a step waits for a node that may not be back
 SENDING = 300.0  # seconds for a packed environment to be on all nodes
+PATIENCE = 20.0  # seconds for an answer of Slurm's
+NO_ANSWER = re.compile(r"Task launch for .* failed on node ([^\s:]+): (.*)")
 OVERLAP_SINCE = (20, 11)  # before, steps overlapped unasked
 
 
@@ -38,14 +44,14 @@ class Srun:
     @property
     def most_workers(self) -> int | None:
         try:
-            here = allocation(os.environ)
+            here = allocation(present())
         except ValueError:
             return None
         return None if here is None else sum(here.workers)
 
     def why_not(self) -> str | None:
         try:
-            here = allocation(os.environ)
+            here = allocation(present())
         except ValueError as error:
             return str(error)
         if here is None:
@@ -54,24 +60,64 @@ class Srun:
             return f"in Slurm job {here.job}, but there is no srun on PATH"
         return not_rank_0()
 
-    def start(self, invitation: Invitation) -> Process:
-        return self._start(invitation, None)
+    def start(self, invitation: Invitation) -> Steps:
+        return Steps(invitation, *self._found())
 
     def rejoin(self, invitation: Invitation, host: str) -> Process:
         """Start an agent on one node, which was lost; the step ends at once where the node is not back."""
-        return self._start(invitation, host.partition(".")[0])
+        return start_step(invitation, *self._found(), lost=host.partition(".")[0])
 
-    def _start(self, invitation: Invitation, node: str | None) -> Process:
-        here, program = allocation(os.environ), shutil.which("srun")
+    def _found(self) -> tuple[Allocation, str]:
+        here, program = allocation(present()), shutil.which("srun")
         if here is None or program is None:
             raise FileNotFoundError(self.why_not())
-        slots = ",".join(f"{node.name}={count}" for node, count in zip(here.nodes, here.workers, strict=True))
-        environment = invitation.environment() | {"MAINSTAY_SLOTS": slots} | open_gates()
-        sent = "" if node or invitation.stage is None else send(invitation.stage, here)
-        command = [*([f"--chdir={invitation.directory}"] if invitation.directory else []), *invitation.command(sent)]
-        argv = srun_argv(program, here, version_of(program), command, node)
-        hidden = (*RANK_VARIABLES, *OPTIONS, *invitation.hidden)
-        return Process(argv, environment, len(here.nodes), tethered=True, hidden=hidden, directory=invitation.directory)
+        return here, program
+
+
+class Steps:
+    """A step on all nodes of an allocation; where that fails for some of them, another on the rest.
+
+    absent: the nodes that are left out, and why.
+    """
+
+    def __init__(self, invitation: Invitation, here: Allocation, program: str) -> None:
+        self._invitation, self._here, self._program = invitation, here, program
+        self.absent: dict[str, str] = {}
+        self._ended = False
+        self._step = start_step(invitation, here, program)
+
+    @property
+    def nodes(self) -> int:
+        return len(self._here.nodes)
+
+    def wait(self) -> str:
+        """Block until the last step has ended; return why."""
+        while True:
+            said = self._step.wait()
+            lost = {} if self._ended or not self._step.failed else lost_nodes(self._here, said)
+            if not 0 < len(lost) < self.nodes:
+                return said
+            self.absent |= lost
+            self._here = self._here.without(lost)
+            self._step = start_step(self._invitation, self._here, self._program)
+            if self._ended:
+                self._step.end()
+
+    def end(self) -> None:
+        self._ended = True
+        self._step.end()
+
+
+def start_step(invitation: Invitation, here: Allocation, program: str, lost: str | None = None) -> Process:
+    """Start a step on the nodes of an allocation, or on one of them that was lost."""
+    sent = "" if lost or invitation.stage is None else send(invitation.stage, here)
+    command = [*([f"--chdir={invitation.directory}"] if invitation.directory else []), *invitation.command(sent)]
+    argv = srun_argv(program, here, version_of(program), command, lost)
+    told = invitation.slots({node.name: room for node, room in zip(here.nodes, here.workers, strict=True)})
+    told |= threads(here, spread(here.workers, invitation.most))
+    environment = invitation.environment() | told | open_gates()
+    hidden = (*RANK_VARIABLES, *OPTIONS, *invitation.hidden)
+    return Process(argv, environment, len(here.nodes), tethered=True, hidden=hidden, directory=invitation.directory)
 
 
 def send(stage: Bootstrap, here: Allocation) -> str:
@@ -93,25 +139,59 @@ def send(stage: Bootstrap, here: Allocation) -> str:
     return place
 
 
+def threads(here: Allocation, shares: Sequence[int]) -> dict[str, str]:
+    """Return the variable that tells agents how many threads a worker may have, given how many workers each forks.
+
+    A task of srun is bound to its CPUs, and OpenMP goes by that; workers are not bound, since any may idle.
+    """
+    each = (
+        f"{node.name}={max(here.cpus_per_task, node.cpus // max(share, 1))}"
+        for node, share in zip(here.nodes, shares, strict=True)
+    )
+    return {"MAINSTAY_THREADS": ",".join(each)}
+
+
+def lost_nodes(here: Allocation, said: str) -> dict[str, str]:
+    """Return the nodes on which a step could not be started, as srun or squeue tells, and why."""
+    names = [node.name for node in here.nodes]
+    failed = {name: why for name, why in NO_ANSWER.findall(said) if name in names}
+    if failed:
+        return failed
+    left = nodes_of(here.job)
+    return {name: "the job has lost it" for name in names if left and name not in left}
+
+
+def nodes_of(job: str) -> list[str]:
+    """Return the nodes that a job has now; none if Slurm does not tell."""
+    command = ["squeue", "--noheader", f"--jobs={job}", "--format=%N"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)  # noqa: S603
+        return hosts(done.stdout.strip())
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return []
+
+
 def srun_argv(
     program: str,
     here: Allocation,
     version: tuple[int, int],
     command: Sequence[str],
-    node: str | None = None,
+    lost: str | None = None,
 ) -> list[str]:
     """Return srun's command line: an agent per node, or on one; not bound to a core, and none ends with another.
 
+    The nodes are named: for a mere number of them, srun waits for ever where the job has lost one.
     `command` is the agent's, perhaps with further flags of srun before it.
     """
-    nodes = "1" if node else str(len(here.nodes))
+    names = [lost] if lost else [node.name for node in here.nodes]
     return [
         program,
         *(["--overlap"] if version >= OVERLAP_SINCE else []),
         f"--jobid={here.job}",
-        *([f"--nodelist={node}", f"--immediate={IMMEDIATE}"] if node else []),
-        f"--nodes={nodes}",
-        f"--ntasks={nodes}",
+        f"--nodelist={','.join(names)}",
+        *([f"--immediate={IMMEDIATE}"] if lost else []),
+        f"--nodes={len(names)}",
+        f"--ntasks={len(names)}",
         "--ntasks-per-node=1",
         "--mpi=none",
         "--cpu-bind=none",

@@ -6,6 +6,8 @@ MAINSTAY_LAUNCH   which launch of the pool this agent belongs to
 MAINSTAY_SLOTS    how many workers it may fork at the most (may be missing: as many as it is told): 4, or by the names
                   of hosts n1=4,n2=1
 MAINSTAY_GATE     the job whose other ranks on this node wait for the end of this agent (may be missing: none)
+MAINSTAY_THREADS  how many threads OpenMP may have in a worker where OMP_NUM_THREADS does not say, likewise by the names
+                  of hosts (may be missing: as it likes)
 MAINSTAY_CORES    the cores that its workers may use, by number (may be missing: those it was started on)
 MAINSTAY_STAGE_…  how its environment came to this node (may be missing: it is not staged), see `standing`
 """
@@ -29,15 +31,17 @@ def main() -> int:
         addresses = from_text(os.environ.pop("MAINSTAY_ADDRESS"))
         key = bytes.fromhex(os.environ.pop("MAINSTAY_KEY"))
         launch = int(os.environ.pop("MAINSTAY_LAUNCH"))
-        slots = slots_of(
-            os.environ.pop("MAINSTAY_SLOTS", ""), os.uname().nodename, os.environ.get("SLURMD_NODENAME", "")
-        )
+        names = os.uname().nodename, os.environ.get("SLURMD_NODENAME", "")
+        slots = slots_of(os.environ.pop("MAINSTAY_SLOTS", ""), *names)
+        threads = slots_of(os.environ.pop("MAINSTAY_THREADS", ""), *names)
         job = os.environ.pop("MAINSTAY_GATE", "")
         cores = os.environ.pop("MAINSTAY_CORES", "")
     except (KeyError, ValueError):
         print("mainstay.node is started by a launcher of mainstay.Executor, not by hand", file=sys.stderr)
         return 2
     try:
+        if threads is not None:
+            os.environ.setdefault("OMP_NUM_THREADS", str(threads))
         if cores:
             os.sched_setaffinity(0, map(int, cores.split(",")))
         _gate = hold_gate(job) if job else None  # closed when this process ends

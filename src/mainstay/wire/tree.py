@@ -25,7 +25,10 @@ Locate = Callable[[str, bool], str]  # from a name, and whether it is a director
 
 
 class Entry(NamedTuple):
-    """A file or directory: its path, what it is called in the stream, mode, time (ns) and size (bytes)."""
+    """A file or directory: its path, what it is called in the stream, mode, time (ns) and size (bytes).
+
+    `version` also tells it from what has taken its place with the same time: device, inode, time of that change (ns).
+    """
 
     path: str
     name: str
@@ -33,6 +36,7 @@ class Entry(NamedTuple):
     mtime: int
     size: int
     is_directory: bool
+    version: tuple[int, int, int] = (0, 0, 0)
 
 
 class Changed(Exception):
@@ -44,7 +48,8 @@ def walk(path: str, name: str, above: tuple[tuple[int, int], ...] = ()) -> Itera
     found = os.stat(path)
     mode = stat.S_IMODE(found.st_mode)
     if stat.S_ISREG(found.st_mode):
-        yield Entry(path, name, mode, found.st_mtime_ns, found.st_size, False)
+        version = found.st_dev, found.st_ino, found.st_ctime_ns
+        yield Entry(path, name, mode, found.st_mtime_ns, found.st_size, False, version)
         return
     here = (found.st_dev, found.st_ino)
     if not stat.S_ISDIR(found.st_mode):
@@ -60,7 +65,7 @@ def summary(path: str) -> tuple[str, int]:
     """Return what a tree is known by, from its path and the names, sizes and times in it; and its bytes in all."""
     digest, size = blake2b(os.fsencode(path), digest_size=12), 0
     for entry in walk(path, ""):
-        digest.update(repr(entry[1:]).encode())
+        digest.update(repr((entry.name, entry.mode, entry.mtime, entry.size, entry.is_directory)).encode())
         size += entry.size
     return digest.hexdigest(), size
 
