@@ -177,6 +177,8 @@ def test_a_script_can_be_kept_but_not_over_a_file_of_the_user(here, capfd):
     assert (here / "job.sh").read_text().startswith("#!/bin/bash\n# Written by")
     assert main(["sbatch", "job.py", "--write", "job.py"]) == 2
     assert "not written by mainstay sbatch; give another name" in capfd.readouterr().err
+    assert main(["sbatch", "job.py", "--write", "no/such/job.sh"]) == 2
+    assert "name a file that can be written" in capfd.readouterr().err
     assert (here / "job.py").read_text() == "print(1)\n"
 
 

@@ -104,7 +104,10 @@ def _keep(path: Path, text: str) -> None:
     """Write the file, unless another one would be lost."""
     if path.exists() and MARK not in path.read_text(errors="replace"):
         raise ValueError(f"--write {path}: there is such a file, not written by mainstay sbatch; give another name")
-    path.write_text(text)
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise ValueError(f"--write {path}: {error.strerror}; name a file that can be written") from error
 
 
 def _submit(order: Order, text: str) -> int:
