@@ -11,11 +11,12 @@ and after each call. Both sides run the same Python, so bytecode is compared, an
 from __future__ import annotations
 
 import os
+import pickle
 import sys
 from collections.abc import Iterable
 from functools import partial, singledispatch
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any
 
 from mainstay.errors import UnreliableKey
 from mainstay.journal import modules
@@ -25,13 +26,11 @@ from mainstay.journal.reach import Attribute, Files, Reach, Thing, Whole
 
 _HERE = os.urandom(8)  # tells this process from all others
 _known: dict[Thing, tuple[bytes, Reach]] = {}
+_judged: dict[bytes, tuple[str, ...]] = {}  # what `unlike` said of another process's things
 
-
-class Witness(NamedTuple):
-    """What the client has: `process` is the client's mark; each thing comes with its digest."""
-
-    process: bytes
-    things: tuple[tuple[Thing, bytes], ...]
+Witness = tuple[
+    bytes, bytes
+]  # the client's mark, and its things with their digests: pickled once, as each call has them
 
 
 def witness(things: Iterable[Thing], by_value: bool) -> Witness | None:
@@ -40,13 +39,21 @@ def witness(things: Iterable[Thing], by_value: bool) -> Witness | None:
     Raises `UnreliableKey`. For `by_value`, see `Reach.holds`.
     """
     found = sorted(things, key=lambda thing: (type(thing).__name__, thing))
-    return Witness(_HERE, tuple((thing, _current(thing, by_value)) for thing in found)) if found else None
+    return (_HERE, pickle.dumps([(thing, _current(thing, by_value)) for thing in found])) if found else None
 
 
 def unlike(given: Witness) -> tuple[str, ...]:
     """Return the names of the things that are otherwise here."""
-    is_own = given.process == _HERE
-    return tuple(str(thing) for thing, known in given.things if _seen(thing, is_own) != known)
+    process, things = given
+    if process == _HERE:
+        return _unlike(things, is_own=True)
+    if things not in _judged:
+        _judged[things] = _unlike(things, is_own=False)
+    return _judged[things]
+
+
+def _unlike(things: bytes, is_own: bool) -> tuple[str, ...]:
+    return tuple(str(thing) for thing, known in pickle.loads(things) if _seen(thing, is_own) != known)
 
 
 def _seen(thing: Thing, is_own: bool) -> bytes:
