@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 
 import numpy
@@ -13,8 +14,9 @@ import xarray
 PACKAGES = ["numpy", "scipy.stats", "pandas", "xarray"]
 
 
-def run(number: int) -> tuple[int, float]:
-    """Return the id of the process that has run it, and a number that took all packages."""
+def run(number: int) -> tuple[str, float]:
+    """Return which process has run it, with its host, and a number that took all packages."""
     time.sleep(0.002)  # so that other workers have their part of a batch
     series = pandas.Series(numpy.arange(8) + number)
-    return os.getpid(), float(scipy.stats.norm.pdf(xarray.DataArray(series).mean().item()))
+    who = f"{socket.gethostname()} {os.getpid()}"
+    return who, float(scipy.stats.norm.pdf(xarray.DataArray(series).mean().item()))

@@ -1,6 +1,6 @@
 """What ways of running batches ask of the shared file system: metadata operations on a mount that counts them.
 
-    make bench-storm      or      python benchmarks/storm.py --workers 4 --batches 5 --only persistent,mainstay_preload
+    make bench-storm      or      python benchmarks/storm.py --workers 4 --parts ways --only persistent,mainstay_preload
 
 The interpreter that runs this, with its standard library and all that is installed for it, is laid behind the mount as
 one tree, and each way (`ways.py`) runs from there, its client included. The kernel keeps no names and no attributes
@@ -8,237 +8,133 @@ one tree, and each way (`ways.py`) runs from there, its client included. The ker
 `tests/slowmount.py` tells what is counted.
 
 at start      operations until all workers have run a task that needs NumPy, SciPy, pandas and xarray (one batch)
+not program   of these, what others asked for than the process whose program uses the pool, which has imported all that
+              as well: workers, agents, launchers
 per batch     of the batches after that, the mean and the most; 0 is what workers that stay can reach
-peak          the most operations within a second, over all; it depends on the machine, since the mount serves no faster
-first batch   seconds until then; with `--delay`, each operation takes so much longer
+peak          the most operations within a second, but for the program's; it depends on the machine, since the mount
+              serves no faster
+ready         seconds until then, from when the program has imported what it needs; with `--delay`, each operation takes
+              so much longer
 processes     that asked for anything
 
 Not told here: `spawn_per_batch` starts its workers in each batch; `copied` runs `cp -r` to the local disk first.
+`--parts starts,whole,hosts` is what Mainstay is to reach (`storm_aims.py`); `hosts` wants root and Slurm.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
 import signal
-import subprocess
 import sys
-import sysconfig
 import tempfile
-import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import arena
+import mounted
 import reports
-from contestants import RANKS
-
-sys.path.append(str(arena.HERE.parent / "tests"))
+import storm_aims
+import summary
+import ways
+from mounted import Failed, Run
 from slowmount import Cache, SlowMount, why_not
+from storm_aims import Figure
 
-WAYS = ["spawn_per_batch", "persistent", "copied", "mpi4py_world", "mpi4py_spawn", "executorlib", "dask", "parsl"]
-WAYS += ["mainstay_local", "mainstay_preload"]
-SCRIPTS = ("ways.py", "contestants.py", "models.py")
-UNWANTED = ("test", "tests", "idlelib", "turtledemo", "site-packages", "ensurepip")  # of the standard library
+WAYS = [*ways.WAYS, *ways.OURS]
+PARTS = ("ways", "starts", "whole", "hosts")
 PACKAGES = ["mainstay", "numpy", "scipy", "pandas", "xarray", "mpi4py", "mpich", "executorlib", "dask", "parsl"]
-NOT_BESIDE = ("parsl",)  # whose workers do not look for modules where the script lies
-LIMIT = 900.0  # seconds for one way
 Figures = dict[str, float]
-
-
-class Failed(Exception):
-    """A way did not come to its end."""
-
-
-class Step(NamedTuple):
-    """What was counted until some moment."""
-
-    operations: int
-    seconds: float
-
-
-# -- the environment
-
-
-def lay(place: Path) -> None:
-    """Lay interpreter, standard library and packages as one tree, which runs from anywhere."""
-    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    base, library = Path(sys.base_prefix), place / "lib" / version
-    shutil.copytree(base / "lib" / version, library, symlinks=True, ignore=shutil.ignore_patterns(*UNWANTED))
-    shutil.copytree(sysconfig.get_paths()["purelib"], library / "site-packages", symlinks=True)
-    for shared in (base / "lib").glob("libpython*.so*"):
-        shutil.copy2(shared, place / "lib", follow_symlinks=False)
-    others = shutil.ignore_patterns("python*", "libpython*")
-    shutil.copytree(Path(sys.prefix, "lib"), place / "lib", symlinks=True, ignore=others, dirs_exist_ok=True)  # MPI's
-    lay_programs(place / "bin", version, base)
-    for editable in library.glob("site-packages/*editable*mainstay*"):
-        editable.unlink()
-    shutil.copytree(arena.HERE.parent / "src" / "mainstay", library / "site-packages" / "mainstay", dirs_exist_ok=True)
-
-
-def lay_programs(place: Path, version: str, base: Path) -> None:
-    """Lay the interpreter, and the programs of packages with first lines that lead to it."""
-    place.mkdir(parents=True)
-    for program in Path(sys.prefix, "bin").iterdir():
-        if program.is_file() and not program.name.startswith("python"):
-            shutil.copy2(program, place)
-    shutil.copy2((base / "bin" / version).resolve(), place / version)
-    for name in ("python3", "python"):
-        (place / name).symlink_to(version)
-
-
-def point_at(programs: Path, interpreter: Path) -> None:
-    """Let the first lines of programs name an interpreter."""
-    for program in programs.iterdir():
-        content = program.read_bytes()
-        first, _, rest = content.partition(b"\n")
-        if first.startswith(b"#!") and b"python" in first:
-            program.write_bytes(b"#!" + os.fsencode(interpreter) + b"\n" + rest)
-
-
-# -- one way
 
 
 def figures(name: str, mount: SlowMount, effort: argparse.Namespace) -> Figures:
     """Return what one way costs. Raises `Failed`."""
-    with tempfile.TemporaryDirectory(dir=effort.folder, ignore_cleanup_errors=True) as local:
-        mount.clear()
-        began = time.monotonic()
-        environment = mount.path / "env"
-        if name == "copied":
-            subprocess.run(["cp", "-r", environment, local], check=True)
-            environment = Path(local) / "env"
-        steps = list(counted(name, environment, mount, effort, began))
-    return summed(steps, mount)
+    with mounted.running(name, mount, storm_aims.WHOLE, effort.workers, effort.size, effort.folder) as run:
+        totals = [run.count().all, *batches(run, effort.batches)]
+        each = [after - before for before, after in pairwise(totals)]
+        start = run.start
+        return {
+            "start": start.before.all + start.pool.all,
+            "others": start.before.others + start.pool.others,
+            "batch": sum(each) / len(each),
+            "most": max(each),
+            "peak": start.peak,
+            "seconds": start.seconds,
+            "processes": len({row.pid for row in mount.operations()}),
+        }
 
 
-def counted(name: str, environment: Path, mount: SlowMount, effort: argparse.Namespace, began: float) -> Iterator[Step]:
-    """Lead one way through its batches; yield what was counted when it stood, and after each batch."""
-    with tempfile.TemporaryFile("w+") as errors:
-        process = start(name, environment, mount, effort, errors)
+def batches(run: Run, count: int) -> Iterator[int]:
+    """Run batches; yield what was asked for until the end of each."""
+    for _ in range(count):
+        run.led.ask("batch")
+        yield run.count().all
+
+
+class Findings:
+    """What was measured, and why other things were not."""
+
+    def __init__(self) -> None:
+        self.ways: dict[str, Figures] = {}
+        self.aims: list[Figure] = []
+        self.troubles: dict[str, str] = {}
+
+    def fail(self, what: str, failure: Failed) -> None:
+        self.troubles[what] = str(failure)
+        print(f"    {failure}", file=sys.stderr, flush=True)
+
+    def take(self, what: str, aims: Iterator[Figure]) -> None:
+        """Take figures as they come; the first that fails ends them."""
+        print(what, file=sys.stderr, flush=True)
         try:
-            for word in ("ready", *["done"] * effort.batches):
-                if word == "done":
-                    order(process)
-                if not heard(process, word, began + LIMIT):
-                    errors.seek(0)
-                    said = errors.read().strip().splitlines()
-                    raise Failed(said[-1][:200] if said else f"no word within {LIMIT:g} s")
-                yield Step(mount.counts().total(), time.monotonic() - began)
-        finally:
-            assert process.stdin is not None
-            process.stdin.close()
-            arena.wait(process)
-            arena.end(process, [mount.pid])
+            for figure in aims:
+                self.aims.append(figure)
+                print(f"    {figure.row}", file=sys.stderr, flush=True)
+        except Failed as failure:
+            self.fail(what, failure)
 
 
-def start(
-    name: str, environment: Path, mount: SlowMount, effort: argparse.Namespace, errors: Any
-) -> subprocess.Popen[str]:
-    ranks = {1: 1, 3: effort.workers + 1}.get(RANKS.get(name) or 0)  # contestants.py has them for two workers
-    ranks = 1 if name == "mpi4py_spawn" else ranks
-    python, here = environment / "bin" / "python", mount.path / "work"
-    return subprocess.Popen(
-        [
-            *([environment / "bin" / "mpiexec", "-n", str(ranks)] if ranks else []),
-            *(python, here / "ways.py", name, str(effort.workers), str(effort.size)),
-        ],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=errors,
-        text=True,
-        start_new_session=True,
-        cwd=here,
-        env=variables(environment) | ({"PYTHONPATH": str(here)} if name in NOT_BESIDE else {}),
-    )
+def measure(effort: argparse.Namespace) -> Findings:
+    """Lay what is needed, and measure."""
+    found = Findings()
+    with tempfile.TemporaryDirectory(dir=effort.folder, ignore_cleanup_errors=True) as place:
+        folder = Path(place).resolve()
+        lay(folder, effort.parts)
+        with SlowMount(folder, effort.delay, cache=Cache[effort.cache]) as mount:
+            for name in effort.names if "ways" in effort.parts else ():
+                print(name, file=sys.stderr, flush=True)
+                try:
+                    found.ways[name] = figures(name, mount, effort)
+                    print(f"    {found.ways[name]}", file=sys.stderr, flush=True)
+                except Failed as failure:
+                    found.fail(name, failure)
+            aims = storm_aims.Aims(mount, effort.folder)
+            for part in [part for part in effort.parts if part in ("starts", "whole")]:
+                found.take(part, getattr(aims, part)())
+        if "hosts" in effort.parts:
+            found.take("hosts", storm_aims.passed_on(folder / "behind" / storm_aims.FEW))
+    return found
 
 
-def variables(environment: Path) -> dict[str, str]:
-    """Return the variables with which programs are found in an environment, and nothing of this one."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
-    path = os.pathsep.join([str(environment / "bin"), os.defpath])
-    return kept | {"PATH": path, "LD_LIBRARY_PATH": str(environment / "lib"), "OMP_NUM_THREADS": "1"}
-
-
-def order(process: subprocess.Popen[str]) -> None:
-    assert process.stdin is not None
-    try:
-        process.stdin.write("batch\n")
-        process.stdin.flush()
-    except BrokenPipeError:
-        pass  # it is told of when no word comes
-
-
-def heard(process: subprocess.Popen[str], word: str, deadline: float) -> bool:
-    """Wait for a line; whether it came."""
-    assert process.stdout is not None
-    signal.alarm(max(1, int(deadline - time.monotonic())))
-    try:
-        return any(line.strip() == word for line in process.stdout)
-    except TimeoutError:
-        return False
-    finally:
-        signal.alarm(0)
-
-
-def summed(steps: list[Step], mount: SlowMount) -> Figures:
-    """Return the figures of one way."""
-    totals = [step.operations for step in steps]
-    batches = [after - before for before, after in pairwise(totals)]
-    return {
-        "start": totals[0],
-        "batch": sum(batches) / len(batches),
-        "most": max(batches),
-        "peak": mount.peak(),
-        "seconds": steps[0].seconds,
-        "processes": len({row.pid for row in mount.operations()}),
-    }
-
-
-# -- all of them
-
-
-def contest(effort: argparse.Namespace) -> tuple[dict[str, Figures], dict[str, str]]:
-    """Return the figures of each way, and why there are none of others."""
-    found: dict[str, Figures] = {}
-    troubles: dict[str, str] = {}
-    with (
-        tempfile.TemporaryDirectory(dir=effort.folder, ignore_cleanup_errors=True) as folder,
-        SlowMount(folder, effort.delay, cache=Cache[effort.cache]) as mount,
-    ):
-        lay(mount.behind / "env")
-        point_at(mount.behind / "env" / "bin", mount.path / "env" / "bin" / "python")
-        (mount.behind / "work").mkdir()
-        for script in SCRIPTS:
-            shutil.copy2(arena.HERE / script, mount.behind / "work")
-        compile_all(mount.behind)
-        for name in effort.names:
-            print(name, file=sys.stderr, flush=True)
-            try:
-                found[name] = figures(name, mount, effort)
-                print(f"    {found[name]}", file=sys.stderr, flush=True)
-            except Failed as failure:
-                troubles[name] = str(failure)
-                print(f"    {failure}", file=sys.stderr, flush=True)
-    return found, troubles
-
-
-def compile_all(place: Path) -> None:
-    """Have bytecode there, as in an environment that is in use."""
-    command = [sys.executable, "-m", "compileall", "-q", "-j", "0", place]
-    subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+def lay(folder: Path, parts: list[str]) -> None:
+    """Lay and pack the environments that these parts need."""
+    wanted: dict[str, int | None] = {storm_aims.WHOLE: None} if {"ways", "whole"} & {*parts} else {}
+    if {"starts", "hosts"} & {*parts}:
+        wanted |= storm_aims.SMALL
+    for name, packages in wanted.items():
+        print(f"environment: {name}", file=sys.stderr, flush=True)
+        mounted.put(folder / "behind", folder / "mount", name, packages)
+        mounted.pack(folder, name)
 
 
 COLUMNS = {
     "start": "at start",
+    "others": "… not program",
     "batch": "per batch",
     "most": "… the most",
     "peak": "peak (1/s)",
-    "seconds": "first batch (s)",
+    "seconds": "ready (s)",
     "processes": "processes",
 }
 
@@ -247,21 +143,25 @@ def table(found: dict[str, Figures], workers: int) -> str:
     """Return a Markdown table."""
     lines = [f"| {workers} workers | " + " | ".join(COLUMNS.values()) + " |", "| --- |" + " ---: |" * len(COLUMNS)]
     for name, of in found.items():
-        cells = (reports.short(of[column]) if column == "seconds" else f"{of[column]:,.0f}" for column in COLUMNS)
-        lines.append(f"| {reports.spoken(name)} | " + " | ".join(cells) + " |")
+        cells = (summary.short(of[column]) if column == "seconds" else f"{of[column]:,.0f}" for column in COLUMNS)
+        lines.append(f"| {summary.spoken(name)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def draw(found: dict[str, Figures], path: Path) -> None:
     """Draw operations at start and per batch as bars."""
     plt = reports.plt
-    names = [reports.spoken(name) for name in found]
-    picture, axes = plt.subplots(1, 2, figsize=(12, 0.4 * len(names) + 1.5), sharey=True, layout="constrained")
-    for axis, figure in zip(axes, ("start", "batch"), strict=True):
-        colors = ["#d9822b" if "mainstay" in name else "#1f5fa8" for name in names]
-        axis.barh(names, [of[figure] for of in found.values()], color=colors)
+    names = [summary.spoken(name) for name in found]
+    pictured = ("others", "batch", "peak")
+    picture, axes = plt.subplots(1, 3, figsize=(14, 0.4 * len(names) + 1.5), sharey=True, layout="constrained")
+    titles = ("metadata operations at start, but for the program's", "… per batch", "… peak per second at start")
+    colors = ["#d9822b" if "mainstay" in name else "#1f5fa8" for name in names]
+    for axis, figure, title in zip(axes, pictured, titles, strict=True):
+        bars = axis.barh(names, [of[figure] for of in found.values()], color=colors)
+        axis.bar_label(bars, [f" {of[figure]:,.0f}" for of in found.values()], fontsize=8)
         axis.set_xscale("symlog")  # 0 is among them
-        axis.set_title(f"metadata operations {COLUMNS[figure]}  ← better", fontsize=9)
+        axis.set_xlim(0, 30 * max(1, *(of[figure] for of in found.values())))  # room for the numbers
+        axis.set_title(f"{title}  ← better", fontsize=9)
         axis.grid(axis="x", alpha=0.3)
     axes[0].invert_yaxis()
     picture.savefig(path, dpi=150)
@@ -270,20 +170,22 @@ def draw(found: dict[str, Figures], path: Path) -> None:
 def arguments() -> argparse.Namespace:
     """Return what the command line says."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--parts", default=",".join(PARTS), help="what to measure, with commas between")
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--batches", type=int, default=5, help="after the first")
     parser.add_argument("--size", type=int, help="tasks of a batch (default: 10 a worker)")
     parser.add_argument("--delay", type=float, default=0.0, help="seconds that each operation takes longer")
     parser.add_argument("--cache", choices=[cache.name for cache in Cache], default="NONE")
     parser.add_argument("--only", default=",".join(WAYS), help="ways, with commas between them")
-    parser.add_argument("--folder", help="a local directory with 2 GB (default: that for temporary files)")
+    parser.add_argument("--folder", help="a local directory with 4 GB (default: that for temporary files)")
     parser.add_argument("--out", type=Path, default=arena.HERE / "results")
     given = parser.parse_args()
-    given.names = given.only.split(",")
+    given.names, given.parts = given.only.split(","), given.parts.split(",")
     given.size = given.size or 10 * given.workers
-    unknown = [name for name in given.names if name not in WAYS]
-    if unknown:
-        parser.error(f"unknown way {unknown[0]!r}; known: {', '.join(WAYS)}")
+    for what, names, known in (("way", given.names, WAYS), ("part", given.parts, PARTS)):
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            parser.error(f"unknown {what} {unknown[0]!r}; known: {', '.join(known)}")
     if why_not():
         parser.error(f"no mount: {why_not()}")
     return given
@@ -293,24 +195,32 @@ def late(*_: object) -> None:
     raise TimeoutError
 
 
+def report(effort: argparse.Namespace, found: Findings) -> str:
+    """Return all that was found, in Markdown."""
+    versions = ", ".join(f"{package} {version}" for package, version in summary.versions(PACKAGES).items())
+    head = f"{summary.machine()}; {effort.batches} batches of {effort.size} tasks, cache {effort.cache}\n\n{versions}"
+    trouble = "\n".join(f"- {summary.spoken(name)}: {said}" for name, said in found.troubles.items())
+    ways = table(found.ways, effort.workers) if found.ways else ""
+    aims = storm_aims.table(found.aims) if found.aims else ""
+    return "\n\n".join(filter(None, [head, ways, aims, trouble])) + "\n"
+
+
 def main() -> None:
-    """Run all ways; print and write what came of it."""
+    """Measure; print and write what came of it."""
     effort = arguments()
     arena.adopt_daemons()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # through `finally`, which ends processes
     signal.signal(signal.SIGALRM, late)
-    found, troubles = contest(effort)
-    versions = ", ".join(f"{package} {version}" for package, version in reports.versions(PACKAGES).items())
-    head = f"{reports.machine()}; {effort.batches} batches of {effort.size} tasks, cache {effort.cache}\n\n{versions}"
-    trouble = "\n".join(f"- {reports.spoken(name)}: {said}" for name, said in troubles.items())
-    text = "\n\n".join(filter(None, [head, table(found, effort.workers), trouble])) + "\n"
+    found = measure(effort)
+    text = report(effort, found)
     print(text)
     effort.out.mkdir(parents=True, exist_ok=True)
     (effort.out / "storm.md").write_text(text)
-    facts = {"machine": reports.machine(), "workers": effort.workers, "batches": effort.batches, "cache": effort.cache}
-    (effort.out / "storm.json").write_text(json.dumps({**facts, "results": found, "troubles": troubles}, indent=1))
-    if found:
-        draw(found, effort.out / "storm.png")
+    facts = {"machine": summary.machine(), "workers": effort.workers, "batches": effort.batches, "cache": effort.cache}
+    figures = {"ways": found.ways, "aims": [figure._asdict() for figure in found.aims], "troubles": found.troubles}
+    (effort.out / "storm.json").write_text(json.dumps(facts | figures, indent=1))
+    if found.ways:
+        draw(found.ways, effort.out / "storm.png")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
         ...                                       work on files below mount.path
         mount.counts()                            {"getattr": 12, "create": 3, ...}
         mount.operations()                        [Operation("open", 4711, "python job.py", "/job.py", 2), ...]
-        mount.peak()                              the most that came within one second
+        mount.peak()                              the most that came within one second; peak(4711): of others than that
         mount.clear()                             counted from here
         mount.delay(0.01, "open")                 each takes so much longer from here
         mount.fail("open", errno.EIO, "*.so")     and these come to nothing, though they count; mount.mend()
@@ -43,7 +43,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -162,9 +162,9 @@ class SlowMount:
         """Return the same by kind, process and path."""
         return [Operation(*row) for row in self._ask("rows")]
 
-    def peak(self) -> int:
-        """Return the most operations that came within one second."""
-        return int(self._ask("peak"))
+    def peak(self, but: int | None = None) -> int:
+        """Return the most operations that came within one second, those of one process perhaps left out."""
+        return int(self._ask("peak", but))
 
     def clear(self) -> None:
         """Count from here."""
@@ -233,10 +233,7 @@ class Ledger:
             self._rows[kind, pid, command, path] += 1
             if kind == "chown":
                 self._rows["getattr", pid, command, path] -= 1  # FUSE itself has just asked
-            self._last.append(now)
-            while self._last[0] <= now - 1:
-                self._last.popleft()
-            self._peak = max(self._peak, len(self._last))
+            self._moments.append((now, pid))
         if self._delays[kind]:  # even a sleep of nothing gives way to others
             time.sleep(self._delays[kind])
         for failing, error, pattern in self._failures:
@@ -267,14 +264,20 @@ class Ledger:
             rows = [(*row, count) for row, count in self._rows.items() if count]
         return [(kind, pid, _spoken(words), path, count) for kind, pid, words, path, count in rows]
 
-    def peak(self) -> int:
-        return self._peak
+    def peak(self, but: int | None) -> int:
+        with self._lock:
+            moments = [at for at, pid in self._moments if pid != but]
+        most, first = 0, 0
+        for last, at in enumerate(moments):
+            while moments[first] <= at - 1:
+                first += 1
+            most = max(most, last + 1 - first)
+        return most
 
     def clear(self) -> None:
         with self._lock:
             self._rows: Counter[tuple[str, int, bytes, str]] = Counter()
-            self._last: deque[float] = deque()
-            self._peak = 0
+            self._moments: list[tuple[float, int]] = []
 
     def delay(self, seconds: float, kinds: list[str]) -> None:
         self._delays |= dict.fromkeys(kinds, seconds)

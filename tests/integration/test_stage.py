@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import mainstay
 import slowmount
 import stagework
+from conftest import wait_until
 from mainstay.errors import StageError
 from mainstay.stage import head
 from mainstay.stage.environment import look
@@ -128,6 +130,27 @@ def test_a_node_asks_the_shared_file_system_for_a_handful(packed, tmp_path, disk
                 pool.wait_ready(timeout=60)
                 pool.submit(os.getpid).result()
             assert (mount.counts() - before).total() <= MOST
+
+
+@pytest.mark.skipif(bool(slowmount.why_not()), reason=slowmount.why_not() or "-")
+def test_what_is_preloaded_comes_from_the_nodes_own_copy_and_a_new_worker_asks_for_nothing(packed, tmp_path, disk):
+    lines: list[str] = []
+    with SlowMount(tmp_path) as mount:
+        shutil.copy(packed.path, mount.behind)
+        file = mount.path / packed.path.name
+        with mainstay.Executor(2, launcher="local", stage=file, preload=["mapped"], log=lines.append) as pool:
+            pool.wait_ready(timeout=60)
+            where = "__import__('sys').modules['mapped'].where"
+            tree = disk / f"mainstay-stage-{os.getuid()}" / packed.manifest.digest
+            assert Path(pool.submit(eval, where).result()).is_relative_to(tree)
+            asked = mount.counts()
+            ids = {worker.id for worker in pool.workers}
+            os.kill(pool.workers[0].pid, signal.SIGKILL)
+            wait_until(lambda: any(worker.state == "idle" and worker.id not in ids for worker in pool.workers))
+            assert {*pool.map(eval, [where] * 20, chunksize=1)} == {pool.submit(eval, where).result()}
+            assert mount.counts() == asked
+    assert asked.total() <= MOST
+    assert any("environment read once" in line and "preloaded mapped once per node" in line for line in lines)
 
 
 def test_auto_packs_when_the_environment_has_changed(environment, tmp_path):

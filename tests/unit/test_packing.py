@@ -145,7 +145,9 @@ def test_how_a_pool_tells_of_it():
 
 @pytest.mark.parametrize(("version", "same"), [("1.2.0", True), ("1.3.0.dev0", False)])
 def test_code_that_is_being_written_is_another_edition_without_a_new_version(tmp_path, version, same):
-    module = tmp_path / "wire.py"
+    for room in ("node", "wire"):
+        (tmp_path / room).mkdir()
+    module = tmp_path / "wire" / "frames.py"
     (tmp_path / "__init__.py").write_text(f'__version__ = "{version}"\n')
     module.write_text("CALL = 1\n")
     before = edition(str(tmp_path))

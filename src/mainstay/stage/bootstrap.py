@@ -25,8 +25,10 @@ sys.exit(node.main())
 
 
 # Before a shell that is to mount: where it may, it gets a name space for what it mounts, which ends with its processes.
+# The programs are the system's: PATH may begin on the shared file system.
 APART = """\
-unshare --mount --propagation slave true 2>/dev/null && exec unshare --mount --propagation slave /bin/sh -c "$0" "$@"
+apart="$(PATH=/usr/bin:/bin:$PATH; command -v unshare) --mount --propagation slave"
+$apart /bin/true 2>/dev/null && exec $apart /bin/sh -c "$0" "$@"
 exec /bin/sh -c "$0" "$@"
 """
 

@@ -6,10 +6,12 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from mainstay.stage.tree import everything, importable
 
+SPOKEN = ("node", "wire")  # rooms of Mainstay
 MARKS = ("pyvenv.cfg", "conda-meta/history")  # of an environment, written anew when it is changed
 
 
@@ -30,16 +32,29 @@ def fingerprint(sources: list[str]) -> str:
 def edition(package: str) -> str:
     """Return which Mainstay a directory holds: its version; while one is being written, with a digest of its code.
 
-    What client and workers say to each other may change without a new version then.
+    What client and workers say to each other may change without a new version then. Only the code that nodes run is
+    read for that, as each pool does it anew.
     """
     found = re.search(r'^__version__ = "(.*)"', Path(package, "__init__.py").read_text(), re.MULTILINE)
     version = found[1] if found else "of no known version"
     if ".dev" not in version:
         return version
     digest = hashlib.sha256()
-    for path in sorted(Path(package).rglob("*.py")):
-        digest.update(path.read_bytes())
+    for room in SPOKEN:
+        for content in _sources(os.path.join(package, room)):
+            digest.update(content)
     return f"{version}+{digest.hexdigest()[:12]}"
+
+
+def _sources(directory: str) -> Iterator[bytes]:
+    """Yield what the modules of a directory say; a file system looks the directory up once."""
+    place = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for name in sorted(name for name in os.listdir(place) if name.endswith(".py")):
+            with open(name, "rb", opener=partial(os.open, dir_fd=place)) as file:
+                yield file.read()
+    finally:
+        os.close(place)
 
 
 def _state(source: str) -> Iterator[str]:

@@ -106,13 +106,22 @@ unpack() {
     [ -z "$why" ]
 }
 
+# Have the kernel mount the image. A name in our own directory is bound to it first: the tools look at each directory of
+# a path again and again. The length is that of the loop device (blocks of 512 bytes), so nothing more is asked for.
+mount_by_kernel() {
+    [ "$uid" = 0 ] && : >"$work/file" && mount -c --bind "$archive" "$work/file" || return 1
+    mount -t squashfs -o "loop,ro,offset=$start" "$work/file" "$tree" || return 1
+    read -r sectors <"/sys/dev/block/$(mountpoint -d "$tree")/size"
+    [ $((start + 512 * sectors)) = "$size" ] || { umount "$tree"; return 1; }
+}
+
 # Mount an image: by the kernel, in a name space that ends with the agent, or by a process that ends with it.
 mount_image() {
     tree=$work/image
-    [ "$(stat -c %s "$archive")" = "$size" ] || { why="$archive has not the length that it had"; return 1; }
     mkdir "$tree" || return 1
     fresh=yes
-    [ "$uid" = 0 ] && mount -t squashfs -o "loop,ro,offset=$start" "$archive" "$tree" && return
+    mount_by_kernel && return
+    [ "$(stat -c %s "$archive")" = "$size" ] || { why="$archive has not the length that it had"; return 1; }
     for tool in squashfuse setpriv; do
         command -v "$tool" >/dev/null || { why="an image wants root, or squashfuse and setpriv; there is no $tool"; return 1; }
     done

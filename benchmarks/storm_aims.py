@@ -1,0 +1,144 @@
+"""What a start without a storm is to reach, measured: the second table of `storm.py`.
+
+Counted are the metadata operations of all processes but the program that uses the pool: its own start and imports are
+those of any Python, once for the pool, and told apart. The client keeps no names and no attributes, so each directory
+of a path counts each time; the packed environment lies three directories deep.
+"""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mounted
+from mounted import Failed
+from slowmount import Cache, SlowMount
+from summary import short
+
+MANY = 32  # workers
+SHARING = 16  # of those whose memory is looked at
+BATCHES = 100
+DEATHS = 15
+DELAY = 0.0005  # seconds that an operation takes
+HOSTS = 3
+WORKERS_OF_A_HOST = 4
+STAGED, IMAGE, PRELOADED = "mainstay_staged", "mainstay_staged_image", "mainstay_staged_preload"
+WHOLE, FEW, MANY_PACKAGES = "whole", "one", "thousand"  # environments, with the packages of the task
+SMALL = {FEW: 1, MANY_PACKAGES: 1000}
+
+
+class Figure(NamedTuple):
+    """What was measured: the worst that came, what it is to be at most, and how it came about."""
+
+    what: str
+    reached: float
+    limit: float
+    unit: str = ""
+    seen: str = ""
+
+    @property
+    def row(self) -> str:
+        kept = "reached" if self.reached <= self.limit else "missed"
+        seen = f" ({self.seen})" if self.seen else ""
+        return f"| {self.what} | {short(self.reached)}{self.unit}{seen} | {short(self.limit)}{self.unit} | {kept} |"
+
+
+def table(figures: list[Figure]) -> str:
+    """Return a Markdown table."""
+    head = "| figure | measured | at most | |\n| --- | ---: | ---: | --- |"
+    return "\n".join([head, *(figure.row for figure in figures)])
+
+
+class Aims:
+    """Measures on a mount on which the environments `WHOLE` and those of `SMALL` lie, packed."""
+
+    def __init__(self, mount: SlowMount, folder: str | None) -> None:
+        self._mount, self._folder = mount, folder
+
+    def _run(self, name: str, place: str, workers: int, folder: str | None = None, delay: float = 0.0) -> Any:
+        return mounted.running(name, self._mount, place, workers, 10 * workers, folder or self._folder, delay)
+
+    def starts(self) -> Iterator[Figure]:
+        """For one worker and many, and for one package and many. Raises `Failed`."""
+        for name, what, most in ((STAGED, "archive", 12), (IMAGE, "image", 5)):
+            cases = [(place, workers) for place in SMALL for workers in (1, MANY)]
+            found = {case: self._start(name, *case) for case in cases}
+            counts = {case: start.pool.others for case, start in found.items()}
+            seen = ", ".join(f"{SMALL[place]:,} × {workers}: {count}" for (place, workers), count in counts.items())
+            said = f"operations at start per node, {what}, packages × workers"
+            yield Figure(said, max(counts.values()), most, seen=seen)
+            yield Figure(f"peak per second at start, {what}", max(start.peak for start in found.values()), 100)
+
+    def _start(self, name: str, *given: Any) -> mounted.Start:
+        with self._run(name, *given) as run:
+            return run.start  # type: ignore[no-any-return]
+
+    def whole(self) -> Iterator[Figure]:
+        """With all that a model of some size imports. Raises `Failed`."""
+        yield from self.batches()
+        yield from self.slow()
+        yield from self.arrivals()
+
+    def batches(self) -> Iterator[Figure]:
+        """Batches of tasks that need it all; then workers are killed."""
+        with self._run(PRELOADED, WHOLE, 4) as run:
+            yield Figure(f"unpack {self._sizes()} to disk", run.start.stage, 5, " s")
+            before = run.count()
+            for _ in range(BATCHES):
+                run.led.ask("batch")
+            yield Figure(f"operations in {BATCHES} batches, the program's included", (run.count() - before).all, 0)
+            before = run.count()
+            times = [run.led.ask("replace")["s"] * 1000 for _ in range(DEATHS)]
+            seen = f"{short(min(times))} to {short(max(times))}"
+            yield Figure("new worker after a death, median", statistics.median(times), 30, " ms", seen)
+            yield Figure(f"operations for {DEATHS} new workers, the program's included", (run.count() - before).all, 0)
+
+    def _sizes(self) -> str:
+        place = self._mount.behind / WHOLE
+        unpacked = sum(file.lstat().st_size for file in (place / "env").rglob("*"))
+        return f"{unpacked / 1e6:.0f} MB ({(place / 'work' / 'env.tar.zst').stat().st_size / 1e6:.0f} MB packed)"
+
+    def slow(self) -> Iterator[Figure]:
+        """Where each operation takes its time; then, what memory the pools have whose workers have all run tasks."""
+        found = {}
+        for workers in (1, SHARING, MANY):
+            with self._run(PRELOADED, WHOLE, workers, delay=DELAY) as run:
+                found[workers] = run.start.seconds, float(run.led.ask("memory")["MB"])
+        (one, alone), (_, shared), (many, _) = found.values()
+        what = f"until {MANY} workers have run tasks against 1, {DELAY * 1000:g} ms an operation, preloaded"
+        yield Figure(what, many / one, 1.2, " ×", f"{short(many)} s, {short(one)} s")
+        what = f"memory of {SHARING} workers against one, preloaded (PSS)"
+        yield Figure(what, shared / alone, 3, " ×", f"{shared:.0f} MB, {alone:.0f} MB")
+
+    def arrivals(self) -> Iterator[Figure]:
+        """The environment comes to a node in other ways."""
+        yield Figure("the same to memory", self._start(STAGED, WHOLE, 1, "/dev/shm").stage, 5, " s")
+        yield Figure("image of the same", self._start(IMAGE, WHOLE, 1).stage, 0.1, " s")
+
+
+def passed_on(source: Path) -> Iterator[Figure]:
+    """A small environment and its packed file on three hosts of a Slurm cluster; wants root. Raises `Failed`."""
+    from cluster.bed import Cluster
+    from cluster.install import Unavailable, ensure_slurm
+
+    try:
+        ensure_slurm()
+    except Unavailable as error:
+        raise Failed(f"no Slurm cluster: {error}") from error
+    with Cluster(nodes=HOSTS, cpus=WORKERS_OF_A_HOST) as cluster, cluster.counted(cache=Cache.NONE) as mount:
+        shutil.copytree(source, mount.behind / FEW, symlinks=True)
+        environment, work = mount.path / FEW / "env", mount.path / FEW / "work"
+        workers = HOSTS * WORKERS_OF_A_HOST
+        job = ["salloc", "--quiet", f"-N{HOSTS}", f"--ntasks-per-node={WORKERS_OF_A_HOST}"]
+        command = [*job, *mounted.line(STAGED, work, environment, workers, 10 * workers, "srun")]
+        with mounted.led(partial(cluster.popen, command, cwd=work)) as way:
+            way.hear("begin")
+            program = way.hear("ready")["pid"]
+            login = mounted.counted(mount["login"].operations(), program).others
+            nodes = [mount[name].counts().total() for name in cluster.names]
+            what = f"operations at start in all, {HOSTS} hosts × {WORKERS_OF_A_HOST}"
+            yield Figure(what, login + sum(nodes), 12, seen=f"login {login}, nodes {', '.join(map(str, nodes))}")
