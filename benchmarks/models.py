@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import socket
 import time
@@ -12,6 +13,8 @@ import scipy.stats
 import xarray
 
 PACKAGES = ["numpy", "scipy.stats", "pandas", "xarray"]
+if importlib.util.find_spec("dask") is not None:
+    PACKAGES.append("dask.array")  # xarray imports it when it is first used, where it is installed
 
 
 def run(number: int) -> tuple[str, float]:

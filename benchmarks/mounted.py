@@ -240,7 +240,7 @@ class Start(NamedTuple):
     """What a start has cost: the program's own until it made its pool; from then until all workers had run a task.
 
     `peak` is the most operations in a second that others than the program asked for; `stage` the seconds in which the
-    environment came to the node; `pid` is the program's.
+    environment came to the node; `stood` those until all workers stood, where that is known.
     """
 
     before: Count
@@ -248,7 +248,7 @@ class Start(NamedTuple):
     seconds: float
     peak: int
     stage: float
-    pid: int
+    stood: float
 
 
 class Run:
@@ -267,7 +267,7 @@ class Run:
         self._pid = int(told["pid"])
         seconds, first = time.monotonic() - begun, counted(before, self._pid)
         pool, peak = self.count() - first, mount.peak(self._pid)
-        self.start = Start(first, pool, seconds, peak, told.get("stage") or 0.0, self._pid)
+        self.start = Start(first, pool, seconds, peak, told.get("stage") or 0.0, told.get("stood", seconds))
 
     def count(self) -> Count:
         """Return what was asked for until now."""

@@ -18,7 +18,7 @@ ready         seconds until then, from when the program has imported what it nee
 processes     that asked for anything
 
 Not told here: `spawn_per_batch` starts its workers in each batch; `copied` runs `cp -r` to the local disk first.
-`--parts starts,whole,hosts` is what Mainstay is to reach (`storm_aims.py`); `hosts` wants root and Slurm.
+`--parts starts,whole,slow,hosts` is what Mainstay is to reach (`storm_aims.py`); `hosts` wants root and Slurm.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from slowmount import Cache, SlowMount, why_not
 from storm_aims import Figure
 
 WAYS = [*ways.WAYS, *ways.OURS]
-PARTS = ("ways", "starts", "whole", "hosts")
+PARTS = ("ways", "starts", "whole", "slow", "hosts")
 PACKAGES = ["mainstay", "numpy", "scipy", "pandas", "xarray", "mpi4py", "mpich", "executorlib", "dask", "parsl"]
 Figures = dict[str, float]
 
@@ -110,7 +110,7 @@ def measure(effort: argparse.Namespace) -> Findings:
                 except Failed as failure:
                     found.fail(name, failure)
             aims = storm_aims.Aims(mount, effort.folder)
-            for part in [part for part in effort.parts if part in ("starts", "whole")]:
+            for part in [part for part in effort.parts if part in ("starts", "whole", "slow")]:
                 found.take(part, getattr(aims, part)())
         if "hosts" in effort.parts:
             found.take("hosts", storm_aims.passed_on(folder / "behind" / storm_aims.FEW))
@@ -119,7 +119,7 @@ def measure(effort: argparse.Namespace) -> Findings:
 
 def lay(folder: Path, parts: list[str]) -> None:
     """Lay and pack the environments that these parts need."""
-    wanted: dict[str, int | None] = {storm_aims.WHOLE: None} if {"ways", "whole"} & {*parts} else {}
+    wanted: dict[str, int | None] = {storm_aims.WHOLE: None} if {"ways", "whole", "slow"} & {*parts} else {}
     if {"starts", "hosts"} & {*parts}:
         wanted |= storm_aims.SMALL
     for name, packages in wanted.items():

@@ -80,7 +80,6 @@ class Aims:
     def whole(self) -> Iterator[Figure]:
         """With all that a model of some size imports. Raises `Failed`."""
         yield from self.batches()
-        yield from self.slow()
         yield from self.arrivals()
 
     def batches(self) -> Iterator[Figure]:
@@ -103,13 +102,13 @@ class Aims:
         return f"{unpacked / 1e6:.0f} MB ({(place / 'work' / 'env.tar.zst').stat().st_size / 1e6:.0f} MB packed)"
 
     def slow(self) -> Iterator[Figure]:
-        """Where each operation takes its time; then, what memory the pools have whose workers have all run tasks."""
+        """Where each operation takes its time; then, what memory these pools have. Raises `Failed`."""
         found = {}
         for workers in (1, SHARING, MANY):
             with self._run(PRELOADED, WHOLE, workers, delay=DELAY) as run:
-                found[workers] = run.start.seconds, float(run.led.ask("memory")["MB"])
+                found[workers] = run.start.stood, float(run.led.ask("memory")["MB"])
         (one, alone), (_, shared), (many, _) = found.values()
-        what = f"until {MANY} workers have run tasks against 1, {DELAY * 1000:g} ms an operation, preloaded"
+        what = f"until {MANY} workers stand against 1, {DELAY * 1000:g} ms an operation, preloaded"
         yield Figure(what, many / one, 1.2, " ×", f"{short(many)} s, {short(one)} s")
         what = f"memory of {SHARING} workers against one, preloaded (PSS)"
         yield Figure(what, shared / alone, 3, " ×", f"{shared:.0f} MB, {alone:.0f} MB")

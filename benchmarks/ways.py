@@ -1,7 +1,8 @@
 """One way of running batches, in a process of its own, which `storm.py` starts and leads by lines:
 
     begin                                 the program and what its tasks need are imported; now it makes its pool
-    ready {"pid": …, "stage": …}          each worker has run a task; `stage`: seconds in which nodes came to the tree
+    ready {"pid": …, "stood": …, "stage": …}   each worker has run a task; seconds until all stood, and in which nodes
+                                          came to the environment
     batch   on stdin  ▶  done {}          a batch was run
     replace on stdin  ▶  done {"s": …}    a worker was killed; seconds until another stood
     memory  on stdin  ▶  done {"MB": …}   what all processes of the pool have (PSS)
@@ -82,9 +83,12 @@ class Ours:
         given = {"preload": [*models.PACKAGES, "models"]} if "preload" in options else {}
         if "stage" in options:
             given["stage"] = os.path.abspath(options["stage"])
+        begun = time.perf_counter()
         self.executor = mainstay.Executor(
             contestants.WORKERS, launcher=launcher, start_timeout=PATIENCE, log=self._note, **given
         )
+        self.executor.wait_ready(contestants.WORKERS)
+        self._stood = time.perf_counter() - begun
         self.pool = of(self.executor)
 
     def _note(self, line: str) -> None:
@@ -93,7 +97,7 @@ class Ours:
     def told(self) -> dict[str, Any]:
         """Return what is known of its start."""
         staged = self.executor.describe().staged
-        return {"stage": None if staged is None else staged.seconds}
+        return {"stood": self._stood, "stage": None if staged is None else staged.seconds}
 
     def replace(self) -> dict[str, float]:
         """Kill a worker; return the seconds until the client has another that stands."""
