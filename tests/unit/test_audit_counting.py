@@ -15,11 +15,11 @@ from mainstay.audit.report import peak, rate, sums
 LINES = r"""
 1.000001 execve("/env/bin/python", ["/env/bin/python", "-c", "import sys; sys.path[:] = []; print(\")\")"], 0x7ffd8 /* 9 vars */) = 0
 1.000002 access("/etc/ld.so.preload", R_OK) = -1 ENOENT (No such file or directory)
-1.000003 openat(AT_FDCWD</work>, "lib/a b.so", O_RDONLY|O_CLOEXEC) = 3</work/lib/a b.so>
-1.000004 newfstatat(3</work/lib/a b.so>, "", {st_mode=S_IFREG|0644, st_size=1406, ...}, AT_EMPTY_PATH) = 0
+1.000003 openat(AT_FDCWD</proj>, "lib/a b.so", O_RDONLY|O_CLOEXEC) = 3</proj/lib/a b.so>
+1.000004 newfstatat(3</proj/lib/a b.so>, "", {st_mode=S_IFREG|0644, st_size=1406, ...}, AT_EMPTY_PATH) = 0
 1.000005 newfstatat(1<pipe:[4168622]>, "", {st_mode=S_IFIFO|0600, st_size=0, ...}, AT_EMPTY_PATH) = 0
-1.000006 openat(AT_FDCWD</work>, "d\303\251", O_RDONLY|O_NONBLOCK|O_CLOEXEC|O_DIRECTORY) = 4</work/d\303\251>
-1.000007 openat(AT_FDCWD</work>, "/x/__pycache__/m.cpython-311.pyc.1", O_WRONLY|O_CREAT|O_EXCL, 0100644) = -1 EROFS (Read-only file system)
+1.000006 openat(AT_FDCWD</proj>, "d\303\251", O_RDONLY|O_NONBLOCK|O_CLOEXEC|O_DIRECTORY) = 4</proj/d\303\251>
+1.000007 openat(AT_FDCWD</proj>, "/x/__pycache__/m.cpython-311.pyc.1", O_WRONLY|O_CREAT|O_EXCL, 0100644) = -1 EROFS (Read-only file system)
 1.000008 chdir("/usr")                     = 0
 1.000009 mkdir("q/z", 0777)                = -1 ENOENT (No such file or directory)
 1.000010 symlink("target", "link")         = 0
@@ -27,7 +27,7 @@ LINES = r"""
 1.000012 clone(child_stack=NULL, flags=CLONE_CHILD_CLEARTID|SIGCHLD, child_tidptr=0x7fb6fa033a10) = 24661
 1.000013 clone3({flags=CLONE_VM|CLONE_FS|CLONE_THREAD|CLONE_SYSVSEM, child_tid=0x7f}, 88) = 24662
 1.000014 readlink("rehash", 0x557917be1b60, 64) = -1 EINVAL (Invalid argument)
-1.000015 utimensat(3</work/f>, NULL, NULL, 0) = 0
+1.000015 utimensat(3</proj/f>, NULL, NULL, 0) = 0
 1.000016 execve("/no/python", ["python"], 0x7ffd8 /* 9 vars */) = -1 ENOENT (No such file or directory)
 1.000017 exit_group(1)         = ?
 1.000018 +++ exited with 1 +++
@@ -40,10 +40,10 @@ def test_the_lines_of_strace():
     pairs = {  # by the last digits of the time
         1: Operation(1.000001, 7, "exec", "/env/bin/python"),
         2: Operation(1.000002, 7, "access", "/etc/ld.so.preload", "", "ENOENT"),
-        3: Operation(1.000003, 7, "open", "lib/a b.so", "/work"),
-        4: Operation(1.000004, 7, "stat", "", "/work/lib/a b.so"),
-        6: Operation(1.000006, 7, "list", "dé", "/work"),
-        7: Operation(1.000007, 7, "create", "/x/__pycache__/m.cpython-311.pyc.1", "/work", "EROFS"),
+        3: Operation(1.000003, 7, "open", "lib/a b.so", "/proj"),
+        4: Operation(1.000004, 7, "stat", "", "/proj/lib/a b.so"),
+        6: Operation(1.000006, 7, "list", "dé", "/proj"),
+        7: Operation(1.000007, 7, "create", "/x/__pycache__/m.cpython-311.pyc.1", "/proj", "EROFS"),
         8: Operation(1.000008, 7, "access", "/usr"),
         9: Operation(1.000009, 7, "change", "q/z", "", "ENOENT"),
         10: Operation(1.000010, 7, "change", "link"),
@@ -51,7 +51,7 @@ def test_the_lines_of_strace():
         12: Fork(1.000012, 7, 24661, is_thread=False),
         13: Fork(1.000013, 7, 24662, is_thread=True),
         14: Operation(1.000014, 7, "readlink", "rehash", "", "EINVAL"),
-        15: Operation(1.000015, 7, "change", "", "/work/f"),
+        15: Operation(1.000015, 7, "change", "", "/proj/f"),
         16: Operation(1.000016, 7, "exec", "/no/python", "", "ENOENT"),
     }
     found = list(strace.events(7, LINES.splitlines()))
@@ -199,5 +199,5 @@ def test_a_lustre_mount_has_a_name(path):
 
 
 def test_an_older_strace_tells_no_working_directory():
-    line = '1.000001 openat(AT_FDCWD, "lib", O_RDONLY) = 3</work/lib>'
+    line = '1.000001 openat(AT_FDCWD, "lib", O_RDONLY) = 3</proj/lib>'
     assert list(strace.events(7, [line])) == [Operation(1.000001, 7, "open", "lib")]
