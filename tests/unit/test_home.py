@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -105,3 +106,18 @@ def test_what_a_killed_agent_left_is_removed_by_the_next_one_on_that_host_only(t
     )
     for one in (living, after):
         one.remove()
+
+
+def test_what_another_process_removes_at_the_same_time_stops_nobody(monkeypatch, tmp_path):
+    (tmp_path / "pool" / "1" / "worker").mkdir(parents=True)
+    (tmp_path / "pool" / "2").mkdir()
+    walk = os.walk
+
+    def while_another_removes(top, topdown=True):
+        found = list(walk(top, topdown=topdown))
+        shutil.rmtree(tmp_path / "pool" / "1", ignore_errors=True)
+        return found
+
+    monkeypatch.setattr(os, "walk", while_another_removes)
+    home.remove(str(tmp_path / "pool"))
+    assert not (tmp_path / "pool").exists()

@@ -17,13 +17,15 @@ from __future__ import annotations
 import os
 import signal
 import stat
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mainstay.errors import ScratchFull  # which costs a worker thirty modules
 
 NETWORK = {"9p", "afs", "beegfs", "ceph", "cifs", "gpfs", "lustre", "nfs", "nfs4", "panfs", "smb3", "wekafs"}
-TRIES = 5  # to make a directory that nobody removes before it is locked
+TRIES = 5  # to make a directory that nobody removes before it is locked, and to remove it
+AGAIN = 0.2  # seconds between two attempts to remove one
 
 
 class Home:
@@ -224,9 +226,16 @@ def remove(path: str) -> None:
         for name in files:
             _try(os.unlink, os.path.join(directory, name))
     for directory, _, _ in os.walk(path, topdown=False):
-        for name in os.listdir(directory):
+        for name in _names(directory):
             _try(os.unlink, os.path.join(directory, name))  # links to directories
         _try(os.rmdir, directory)
+
+
+def _names(directory: str) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except OSError:
+        return []  # another process clears up there, too
 
 
 def _try(call: object, *given: object) -> None:
@@ -274,7 +283,11 @@ def _serve_as_janitor(paths: list[str], hears: int, told: int) -> None:
     _forget_all_but(hears, told)
     os.read(hears, 1)
     for path in paths:
-        remove(path)
+        for _ in range(TRIES):  # the agent's workers end after it, and may write something meanwhile
+            remove(path)
+            if not os.path.exists(path):
+                break
+            time.sleep(AGAIN)
 
 
 def _forget_all_but(*kept: int) -> None:
