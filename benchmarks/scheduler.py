@@ -32,7 +32,7 @@ class Standing:
 
     def __init__(self, workers: int, tasks: int, function: int) -> None:
         self.scheduler, self.function = Scheduler(), function
-        self.scheduler._means.update(MEANS)
+        self.scheduler.times._means.update(MEANS)
         for worker in range(workers):
             self.scheduler.joined(worker, 0.0)
         for task in self.tasks(workers * (BATCH if function == SHORT else 2) + tasks):

@@ -122,7 +122,7 @@ class Broker:
 
         Of a function that is known to run for longer, nothing would come: the thread had better sleep.
         """
-        expected = self.scheduler.mean(function)
+        expected = self.scheduler.times.mean(function)
         if expected > NAP or self._is_mine():
             return
         self._burst = 0

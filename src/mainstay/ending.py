@@ -92,7 +92,7 @@ class Ending:
         unfit, self._pool.scheduler.unfit = self._pool.scheduler.unfit, []
         if unfit:
             room = (self._closes_at or now) - self._began
-            self.is_short |= any(self._pool.scheduler.lasts(task) < room for task in unfit)
+            self.is_short |= any(self._pool.scheduler.times.lasts(task) < room for task in unfit)
             self._pool.give_up(unfit, self._error())
         if self._exit_at is not None:
             self._end(now)

@@ -1,9 +1,26 @@
-"""What the scheduler is given, and what it orders. Pure data."""
+"""What the scheduler is given, what it knows of its workers, and what it orders. Pure data."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Container
+from dataclasses import dataclass, field
+from math import inf
 from typing import Any, NamedTuple
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """How many workers a gang is to have, at least and at most, and which may be taken.
+
+    `scope` is "pool", or what a gang takes as a whole: "node" (all workers of one node) or "all" (of the pool).
+    """
+
+    least: int = 1
+    most: int = 1
+    scope: str = "pool"
+    on: Container[int] | None = None  # numbers of workers; None: any
+    root_only: bool = False  # whether only rank 0's result is wanted
 
 
 @dataclass(eq=False, slots=True)
@@ -25,7 +42,29 @@ class Task:
     solo: bool = False
     expected: float = 0.0  # seconds; what it was taken for when it came into a hand
     brings: bool = False  # what it leaves on a node's disk is brought to the client
+    gang: Ranks | None = None  # None: it runs on a single worker
+    overtaken: int = 0  # workers that have gone to later tasks while this gang was the first
     begun: bool = False  # it was sent once, so its future runs and can no longer be cancelled
+
+
+@dataclass(eq=False, slots=True)
+class Worker:
+    """What the scheduler knows of a worker: the tasks in its hand, in the order in which it runs them."""
+
+    id: int
+    node: str = ""
+    hand: dict[int, Task] = field(default_factory=dict)
+    load: float = 0.0  # seconds that the hand is expected to last
+    since: float = 0.0  # when a result last came, or when the first company did
+    deadline: float = inf
+    recalled: bool = False  # it was asked for what it has not begun, and has not answered
+    closed: bool = False  # it was recalled, so it gets no company until its hand is empty
+    idle: bool = False
+    among: OrderedDict[int, Worker] | None = None  # those with several tasks in hand, if it is one
+    dying: bool = False  # it gets nothing more: it was killed, or is leaving
+    circle: int = 0  # those who can form a gang with each other; 0: it has no MPI rank yet
+    enrolling: bool = False  # it is becoming a rank
+    stale: bool = False  # its circle has become too small, so it is to be replaced when it idles
 
 
 class Send(NamedTuple):
@@ -55,4 +94,31 @@ class GiveUp(NamedTuple):
     worker: int
 
 
-Action = Send | Recall | Kill | GiveUp
+class Assemble(NamedTuple):
+    """Send this gang to these workers; their order is that of its ranks."""
+
+    task: Task
+    workers: list[int]
+
+
+class Enrol(NamedTuple):
+    """Make these workers ranks of one MPI world; `enrolled` or `not_enrolled` tells how that went."""
+
+    workers: list[int]
+
+
+class Replace(NamedTuple):
+    """End this worker, blocked in a gang that has failed or a rank of no use, and fork another."""
+
+    worker: int
+
+
+class Disband(NamedTuple):
+    """All parts of this gang have ended. `failed` is the worker whose part failed first, None if none has."""
+
+    task: Task
+    failed: int | None
+    how: str  # "returned", "raised", "died" or "overran"
+
+
+Action = Send | Recall | Kill | GiveUp | Assemble | Enrol | Replace | Disband

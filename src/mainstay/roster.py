@@ -15,12 +15,11 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from typing import Any, Protocol
 
-from mainstay import scheduler
 from mainstay.errors import InitializerFailed, PreloadFailed
 from mainstay.files import Files
 from mainstay.launches import GRACE, Launches, Log
 from mainstay.node.preload import Failure, Report
-from mainstay.orders import Task
+from mainstay.orders import Task, Worker
 from mainstay.outcomes import End, rebuild_error
 from mainstay.preloading import Preloading
 from mainstay.report import Description, Staged, WorkerInfo
@@ -63,7 +62,7 @@ class WorkerState:
         self.overran: Task | None = None  # for which it was killed, and whose files are to come first
         self.saving = False  # it has ended, and its agent brings what it left before it says so
 
-    def info(self, scheduled: scheduler.Worker | None) -> WorkerInfo:
+    def info(self, scheduled: Worker | None) -> WorkerInfo:
         state = "starting" if scheduled is None else "busy" if scheduled.hand else "idle"
         rank = list(self.agent.workers).index(self.number)
         return WorkerInfo(self.number, self.host, self.pid, self.agent.namespace, rank, state)
@@ -171,7 +170,7 @@ class Roster:
         each, more = divmod(self.wanted, nodes)
         return each + (len(self.agents) <= more)
 
-    def infos(self, scheduled: dict[int, scheduler.Worker]) -> list[WorkerInfo]:
+    def infos(self, scheduled: dict[int, Worker]) -> list[WorkerInfo]:
         """Return every worker and what it does."""
         return [worker.info(scheduled.get(worker.number)) for worker in self.workers.values()]
 

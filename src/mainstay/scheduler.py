@@ -4,7 +4,7 @@
                 ▲            │
                 └── returned, or the worker ended
 
-An essay in three rules.
+An essay in three rules; of tasks that want several workers, `gangs` tells.
 
 *Who gets work.* Idle workers form a stack: the one that was busy last is the likeliest to be awake, so it
 goes first. A busy worker may hold tasks ahead, as many as are expected to last `AHEAD` seconds together, or one
@@ -31,37 +31,19 @@ the first key of a dict, one passes by all that were deleted before it.
 
 from __future__ import annotations
 
-import heapq
 from collections import OrderedDict, deque
-from dataclasses import dataclass, field
 from math import inf
 
-from mainstay.orders import Action, GiveUp, Kill, Recall, Send, Task
+from mainstay.gangs import Gangs
+from mainstay.orders import Action, Assemble, Enrol, GiveUp, Kill, Recall, Replace, Send, Task, Worker
+from mainstay.queues import Deadlines, Queues
+from mainstay.runtimes import RunTimes
 
 AHEAD = 0.001  # seconds of work that a worker may hold ahead
 NEXT = 0.05  # seconds that a task may last which waits behind one other
 MOST_IN_HAND = 128
 STALLED = 0.010  # seconds without a result after which a hand of several short tasks is recalled
 OVERDUE = 5 * NEXT  # the same for a hand of long ones
-SPARE_DEADLINES = 64  # outdated ones that may stand in the heap, beside one for each worker
-SHORTEST = 1e-6  # seconds; what a run time is at least taken for
-SMOOTHING = 0.2  # weight of the newest run time in the moving mean
-
-
-@dataclass(eq=False, slots=True)
-class Worker:
-    """What the scheduler knows of a worker: the tasks in its hand, in the order in which it runs them."""
-
-    id: int
-    hand: dict[int, Task] = field(default_factory=dict)
-    load: float = 0.0  # seconds that the hand is expected to last
-    since: float = 0.0  # when a result last came, or when the first company did
-    deadline: float = inf
-    recalled: bool = False  # it was asked for what it has not begun, and has not answered
-    closed: bool = False  # it was recalled, so it gets no company until its hand is empty
-    idle: bool = False
-    among: OrderedDict[int, Worker] | None = None  # those with several tasks in hand, if it is one
-    dying: bool = False  # it gets nothing more: it was killed, or is leaving
 
 
 class Scheduler:
@@ -69,68 +51,69 @@ class Scheduler:
 
     def __init__(self) -> None:
         self.workers: dict[int, Worker] = {}
-        self._queues: dict[int, deque[Task]] = {0: deque()}
-        self._priorities = [0]  # of the queues, negated: a heap, so the highest is the first
+        self._queues = Queues()
         self._idle: dict[int, Worker] = {}  # a stack: the last in is the first out
         self._roomy: OrderedDict[int, Worker] = OrderedDict()  # busy, with room in hand
         # with several tasks in hand and not recalled, longest stalled first: short ones, and those worth an errand
         self._laden: OrderedDict[int, Worker] = OrderedDict()
         self._heavy: OrderedDict[int, Worker] = OrderedDict()
         self._stalling = ((self._laden, STALLED), (self._heavy, OVERDUE))
+        self.gangs = Gangs()
         self.closes_at = inf  # when no task may run any more
         self.unfit: list[Task] = []  # those that would not be done by then
         self._errands: set[int] = set()  # workers that were recalled and have not answered
-        self._means: dict[int, float] = {}  # of run times (s), by function
-        self._deadlines: list[tuple[float, int]] = []  # a heap of (deadline, worker); outdated ones are skipped
+        self.times = RunTimes()
+        self._deadlines = Deadlines(self.workers)
 
     # -- what can be asked
 
     @property
     def queued(self) -> int:
-        return sum(map(len, self._queues.values()))
+        return len(self._queues) + len(self.gangs)
 
     @property
     def is_at_rest(self) -> bool:
         """Whether nothing runs, and nothing waits that might still run."""
-        return self._first_queue() is None and not any(worker.hand for worker in self.workers.values())
+        return self.queued == 0 and not any(worker.hand for worker in self.workers.values())
 
     @property
     def in_hand(self) -> int:
         return sum(len(worker.hand) for worker in self.workers.values())
 
-    def mean(self, function: int) -> float:
-        """Return the moving mean of a function's run times (s); 0 if it was never measured."""
-        return self._means.get(function, 0.0)
-
-    def lasts(self, task: Task) -> float:
-        """Return how long a task may run (s): its timeout, else the mean of its function, 0 if that is not known."""
-        return self._means.get(task.function, 0.0) if task.timeout is None else task.timeout
-
     def next_tick(self) -> float | None:
         """Return when `tick` should be called next; None: not before another event."""
-        heap = self._deadlines
-        while heap and not self._is_due_at(*heap[0]):
-            heapq.heappop(heap)
-        soonest = [next(iter(hands.values())).since + patience for hands, patience in self._stalling if hands]
-        return min([heap[0][0], *soonest] if heap else soonest, default=None)
-
-    def _is_due_at(self, deadline: float, worker_id: int) -> bool:
-        worker = self.workers.get(worker_id)
-        return worker is not None and worker.deadline == deadline
+        times = [next(iter(hands.values())).since + patience for hands, patience in self._stalling if hands]
+        times += [self._deadlines.next(), self.gangs.next_deadline()]
+        return None if (soonest := min(times)) == inf else soonest
 
     # -- events
 
     def submit(self, task: Task, now: float) -> list[Action]:
         task.solo = task.solo or task.worker_retries == 0 or task.timeout is not None
-        self._queue(task.priority).append(task)
+        if task.gang is not None:
+            self.gangs.add(task)
+        else:
+            self._queues.of(task.priority).append(task)
         return self._dispatch(now) if self._idle else []
 
     def top_up(self, now: float) -> list[Action]:
         """Let busy workers with room in hand have more; `submit` leaves that, so that calls travel together."""
         return self._dispatch(now) if self._roomy else []
 
-    def joined(self, worker_id: int, now: float) -> list[Action]:
-        self._settle(self.workers.setdefault(worker_id, Worker(worker_id)))
+    def joined(self, worker_id: int, now: float, node: str = "") -> list[Action]:
+        self._settle(self.workers.setdefault(worker_id, Worker(worker_id, node)))
+        return self._dispatch(now)
+
+    def enrolled(self, worker_ids: list[int], circle: int, now: float) -> list[Action]:
+        """These workers are ranks of one world now; circle 0: that failed, and they are as they were.
+
+        From the first time on, workers may be chosen to enrol; before it more might come, and a world does not grow.
+        """
+        self.gangs.may_enrol = True
+        for worker_id in worker_ids:
+            if (worker := self.workers.get(worker_id)) is not None:
+                worker.circle, worker.enrolling = circle, False
+                self._settle(worker)
         return self._dispatch(now)
 
     def finished(self, worker_id: int, done: list[tuple[int, float]], now: float) -> tuple[list[Task], list[Action]]:
@@ -141,8 +124,11 @@ class Scheduler:
         for task_id, seconds in done:
             if (task := worker.hand.pop(task_id, None)) is not None:
                 tasks.append(task)
+                self.times.measure(task.function, seconds)
+                if task.gang is not None:
+                    worker.hand[task_id] = task  # until all its parts have ended
+                    return tasks, []
                 worker.load -= task.expected
-                self._measure(task.function, seconds)
         if tasks:
             self._front_moved(worker, now)
         return tasks, self._dispatch(now)
@@ -151,7 +137,7 @@ class Scheduler:
         """A task failed and has retries left: it goes to the front of its queue."""
         task.retries -= 1
         task.attempt += 1
-        self._queue(task.priority).appendleft(task)
+        self._requeue([task])
         return self._dispatch(now)
 
     def dropped(self, worker_id: int, task_ids: list[int], now: float) -> list[Action]:
@@ -170,6 +156,16 @@ class Scheduler:
         self._front_moved(worker, now)
         return self._dispatch(now)
 
+    def released(self, actions: list[Action], now: float) -> list[Action]:
+        """Of what happened to `gangs` these actions follow; return them, and what the workers do that it freed."""
+        if not self.gangs.released:
+            return actions
+        released, self.gangs.released = self.gangs.released, []
+        for worker in filter(None, map(self.workers.get, released)):
+            worker.hand.clear()
+            self._settle(worker)
+        return [*actions, *self._dispatch(now)]
+
     def leaving(self, worker_id: int) -> None:
         """A worker is about to have `left`: it gets nothing more that would be blamed for it; its results count.
 
@@ -184,6 +180,8 @@ class Scheduler:
             return []
         self._retire(worker)
         tasks = list(worker.hand.values())
+        if tasks and tasks[0].gang is not None:
+            return self.released(self.gangs.part_ended(tasks[0], worker_id, "died", now), now)
         for task in tasks:
             task.deaths += blame
             task.solo |= blame
@@ -197,11 +195,13 @@ class Scheduler:
     def tick(self, now: float) -> list[Action]:
         """Time has passed: recall what is stuck, end what overruns."""
         actions: list[Action] = []
-        heap = self._deadlines
-        while heap and heap[0][0] <= now:
-            deadline, worker_id = heapq.heappop(heap)
-            if self._is_due_at(deadline, worker_id):
-                actions.append(self._kill(self.workers[worker_id]))
+        while (overdue := self._deadlines.pop(now)) is not None:
+            actions.append(self._kill(overdue))
+        for action in self.gangs.overdue(now):
+            if isinstance(action, Replace):
+                self._retire(self.workers[action.worker])
+            actions.append(action)
+        actions = self.released(actions, now)
         for hands, patience in self._stalling:
             while hands and (worker := next(iter(hands.values()))).since + patience <= now:
                 actions.append(self._recall(worker))
@@ -209,10 +209,8 @@ class Scheduler:
 
     def drain(self) -> list[Task]:
         """Empty the queue: return all tasks that are not in a hand, in the order in which they would have gone."""
-        tasks = [task for negated in sorted(self._priorities) for task in self._queues[-negated]]
-        self._queues, self._priorities = {0: deque()}, [0]
         unfit, self.unfit = self.unfit, []
-        return tasks + unfit
+        return self._queues.drain() + self.gangs.drain() + unfit
 
     def closes(self, at: float, now: float) -> list[Action]:
         """No task may run at or after that time; it may be told again, and be later or earlier."""
@@ -226,14 +224,13 @@ class Scheduler:
     def _dispatch(self, now: float) -> list[Action]:
         actions: list[Action] = []
         takers = len(self._idle) + len(self._roomy)
-        while (self._idle or self._roomy) and (queue := self._first_queue()):
-            if not self._fits(queue[0], now):
-                self.unfit.append(queue.popleft())
-                continue
+        while (self._idle or self._roomy) and (queue := self._first_queue(now)):
+            if self.gangs.comes_before(queue[0]):
+                break
             if self._idle:
                 _, worker = self._idle.popitem()
                 worker.idle = False
-            elif self._expected(queue[0]) > NEXT:
+            elif self.times.in_hand(queue[0]) > NEXT:
                 break  # nobody who is busy may have it
             else:
                 worker = next(iter(self._roomy.values()))
@@ -241,9 +238,55 @@ class Scheduler:
             takers -= 1
             if tasks:
                 actions.append(Send(worker.id, tasks))
+        if self.gangs:
+            self._take_turns(actions, now)
         while self._heavy and len(self._errands) < len(self._idle):
             actions.append(self._recall(next(iter(self._heavy.values()))))
         return actions
+
+    def _first_queue(self, now: float) -> deque[Task] | None:
+        """Return the queue of the highest priority that has a task which may begin, at its head."""
+        while (queue := self._queues.first()) is not None and not self._fits(queue[0], now):
+            self.unfit.append(queue.popleft())
+        return queue
+
+    def _take_turns(self, actions: list[Action], now: float) -> None:
+        """Gangs wait, and no single task stands before the first of them."""
+        gangs = self.gangs
+        while self._idle and gangs:
+            unfit = [task for task in gangs.heads() if not self._fits(task, now)]
+            if unfit:
+                gangs.remove(unfit[0])
+                self.unfit.append(unfit[0])
+                continue
+            queue = self._first_queue(now)
+            chosen = gangs.choose(self._idle, self.workers, queue[0] if queue else None, self.times.of, now)
+            if chosen is None:
+                break
+            if isinstance(chosen, Task):
+                assert queue is not None
+                _, worker = self._idle.popitem()
+                worker.idle = False
+                actions.append(Send(worker.id, self._fill(worker, queue, 1, now)))
+                continue
+            self._occupy(chosen, now)
+            actions.append(chosen)
+        if self._idle and not gangs:
+            actions += self._dispatch(now)  # the single tasks that stood behind
+
+    def _occupy(self, chosen: Assemble | Enrol | Replace, now: float) -> None:
+        """Take the workers that were chosen out of those that idle."""
+        if isinstance(chosen, Replace):
+            self._retire(self.workers[chosen.worker])
+            return
+        for worker_id in chosen.workers:
+            worker = self.workers[worker_id]
+            del self._idle[worker_id]
+            worker.idle, worker.since = False, now
+            if isinstance(chosen, Enrol):
+                worker.enrolling = True
+            else:
+                worker.hand[chosen.task.id], worker.load = chosen.task, inf
 
     def _fill(self, worker: Worker, queue: deque[Task], share: int, now: float) -> list[Task]:
         """Move tasks from the queue into the worker's hand: its share, if it may hold as many."""
@@ -253,8 +296,8 @@ class Scheduler:
         if held and worker.since + (STALLED if worker.load <= AHEAD else OVERDUE) <= now:
             most = 0  # it has been silent for too long
         while len(tasks) < most:
-            expected, load = self._expected(queue[0]), worker.load
-            if not self._fits(queue[0], now):
+            expected, load = self.times.in_hand(queue[0]), worker.load
+            if not self._fits(queue[0], now) or (tasks and self.gangs.comes_before(queue[0])):
                 break
             if hand and load + expected > AHEAD and (len(hand) > 1 or expected > NEXT or load > NEXT):
                 break
@@ -269,13 +312,13 @@ class Scheduler:
         if held < 2:
             worker.since = now  # nothing waited in this hand so far
         if tasks[0].timeout is not None:
-            self._set_deadline(worker, now + tasks[0].timeout)
+            self._deadlines.set(worker, now + tasks[0].timeout)
         self._note_room(worker)
         return tasks
 
     def _fits(self, task: Task, now: float) -> bool:
         """Whether a task that begins now would be done before the pool closes, as far as that can be told."""
-        return self.closes_at == inf or now + self.lasts(task) < self.closes_at
+        return self.closes_at == inf or now + self.times.lasts(task) < self.closes_at
 
     def _recall(self, worker: Worker) -> Recall:
         worker.recalled = worker.closed = True
@@ -286,10 +329,6 @@ class Scheduler:
     def _kill(self, worker: Worker) -> Kill:
         self._retire(worker)
         return Kill(worker.id, worker.hand.popitem()[1])  # it was alone
-
-    def _expected(self, task: Task) -> float:
-        """Return what a task adds to a hand (s); a task that must be alone with its worker fills it."""
-        return inf if task.solo else self._means.get(task.function, inf)
 
     # -- what is known of the workers
 
@@ -327,7 +366,7 @@ class Scheduler:
 
     def _settle(self, worker: Worker) -> None:
         """Its hand has shrunk."""
-        if worker.dying:
+        if worker.dying or worker.enrolling:
             return
         if worker.hand:
             self._note_room(worker)
@@ -349,32 +388,9 @@ class Scheduler:
         if worker.among is not None:
             self._belongs(worker, None)
 
-    def _set_deadline(self, worker: Worker, deadline: float) -> None:
-        worker.deadline = deadline
-        heapq.heappush(self._deadlines, (deadline, worker.id))
-        if len(self._deadlines) > 2 * len(self.workers) + SPARE_DEADLINES:
-            self._deadlines = [(one.deadline, one.id) for one in self.workers.values() if one.deadline < inf]
-            heapq.heapify(self._deadlines)
-
-    def _measure(self, function: int, seconds: float) -> None:
-        seconds = max(seconds, SHORTEST)
-        mean = self._means.get(function)
-        self._means[function] = seconds if mean is None else mean + SMOOTHING * (seconds - mean)
-
     def _requeue(self, tasks: list[Task]) -> None:
         for task in reversed(tasks):
-            self._queue(task.priority).appendleft(task)
-
-    def _queue(self, priority: int) -> deque[Task]:
-        if priority not in self._queues:
-            self._queues[priority] = deque()
-            heapq.heappush(self._priorities, -priority)
-        return self._queues[priority]
-
-    def _first_queue(self) -> deque[Task] | None:
-        """Return the queue of the highest priority that has tasks; empty ones above it are dropped."""
-        while not (queue := self._queues[-self._priorities[0]]):
-            if len(self._queues) == 1:
-                return None
-            del self._queues[-heapq.heappop(self._priorities)]
-        return queue
+            if task.gang is not None:
+                self.gangs.add(task)
+            else:
+                self._queues.of(task.priority).appendleft(task)

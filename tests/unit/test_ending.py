@@ -11,15 +11,14 @@ import pytest
 from mainstay import ending
 from mainstay.errors import AllocationEnding
 from mainstay.orders import Task
+from mainstay.runtimes import RunTimes
 
 
 class Scheduler:
     def __init__(self) -> None:
         self.unfit: list[Task] = []
         self.is_at_rest = False
-
-    def lasts(self, task: Task) -> float:
-        return task.timeout or 0.0
+        self.times = RunTimes()
 
 
 class Pool:

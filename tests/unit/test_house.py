@@ -19,6 +19,7 @@ LAYERS = [
     ["contents"],
     ["orders", "options", "report", "interrupts", "slurm", "slurm_script"],
     ["origin"],
+    ["gangs", "queues", "runtimes"],
     ["scheduler"],
     ["world"],
     ["node"],

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from simulation import LATENCY, Cluster
 
+from mainstay.queues import SPARE_DEADLINES
 from mainstay.scheduler import (
     AHEAD,
     MOST_IN_HAND,
     NEXT,
     OVERDUE,
-    SPARE_DEADLINES,
     STALLED,
     GiveUp,
     Kill,
@@ -44,7 +44,7 @@ def sanity_check(scheduler: Scheduler) -> None:
         )
         assert (worker.among is not None) == (len(hand) > 1 and not worker.recalled and standing)
         timed = standing and any(task.timeout is not None for task in hand)
-        assert timed == (worker.deadline < inf) == (timed and (worker.deadline, worker_id) in scheduler._deadlines)
+        assert timed == (worker.deadline < inf) == (timed and (worker.deadline, worker_id) in scheduler._deadlines.heap)
         if len(hand) > 1:
             assert not any(task.solo for task in hand), "a task that must be alone has company"
             assert len(hand) <= MOST_IN_HAND
@@ -53,8 +53,8 @@ def sanity_check(scheduler: Scheduler) -> None:
     for hands in (scheduler._laden, scheduler._heavy):
         since = [worker.since for worker in hands.values()]
         assert since == sorted(since), "the longest stalled must stand first"
-    assert sorted(-negated for negated in scheduler._priorities) == sorted(scheduler._queues)
-    places = Counter(task.id for queue in scheduler._queues.values() for task in queue)
+    assert sorted(-negated for negated in scheduler._queues.priorities) == sorted(scheduler._queues.by_priority)
+    places = Counter(task.id for queue in scheduler._queues.by_priority.values() for task in queue)
     places.update(task_id for worker in scheduler.workers.values() for task_id in worker.hand)
     places.update(task.id for task in scheduler.unfit)
     assert not places or max(places.values()) == 1, "a task is in two places"
@@ -155,7 +155,7 @@ def test_the_higher_priority_goes_first_and_no_empty_queue_stays():
         order.append(task.priority)
         scheduler.finished(0, [(task.id, 1.0)], 0.0)
     assert order[1:] == sorted(order[1:], reverse=True)
-    assert len(scheduler._queues) == 1
+    assert len(scheduler._queues.by_priority) == 1
 
 
 def test_what_a_slow_task_blocks_is_recalled_when_another_worker_idles():
@@ -260,7 +260,7 @@ def with_a_hand(*expected: float, workers: int = 1) -> Scheduler:
     """Return a scheduler whose worker 0 holds tasks 0, 1, … of functions 0, 1, … that last so long (s)."""
     scheduler = with_workers(1)
     for number, seconds in enumerate(expected):
-        scheduler._measure(number, seconds)
+        scheduler.times.measure(number, seconds)
         scheduler.submit(Task(number, number), 0.0)
         scheduler.top_up(0.0)
     assert list(scheduler.workers[0].hand) == list(range(len(expected)))
@@ -271,7 +271,7 @@ def with_a_hand(*expected: float, workers: int = 1) -> Scheduler:
 
 def test_a_task_of_some_length_gets_no_more_than_one_behind_it():
     scheduler = with_a_hand(NEXT, NEXT)
-    scheduler._measure(7, AHEAD / 100)
+    scheduler.times.measure(7, AHEAD / 100)
     scheduler.submit(Task(7, 7), 0.0)
     assert scheduler.top_up(0.0) == []
 
@@ -314,8 +314,8 @@ def test_tasks_of_several_priorities_travel_together_highest_first():
 
 def test_where_nobody_may_have_the_first_task_nobody_is_asked_twice():
     scheduler = with_workers(500)
-    scheduler._measure(1, AHEAD / 4)
-    scheduler._measure(2, AHEAD * 0.9)
+    scheduler.times.measure(1, AHEAD / 4)
+    scheduler.times.measure(2, AHEAD * 0.9)
     for number in range(1000):
         scheduler.submit(Task(number, 1), 0.0)
     scheduler.top_up(0.0)
@@ -400,7 +400,7 @@ def test_deadlines_of_tasks_that_are_done_do_not_pile_up():
     for number in range(1, 1000):
         scheduler.submit(Task(number, 1, timeout=3600.0), 1.0)
         scheduler.finished(0, [(number, 0.1)], 1.0)
-    assert len(scheduler._deadlines) <= 2 * 2 + SPARE_DEADLINES
+    assert len(scheduler._deadlines.heap) <= 2 * 2 + SPARE_DEADLINES
     assert scheduler.next_tick() == 3600.0
     assert [action.task.id for action in scheduler.tick(4000.0)] == [0]
 
@@ -678,11 +678,15 @@ class Conversation(RuleBasedStateMachine):
         for action in actions:
             if isinstance(action, Send):
                 held = self.hands[action.worker]
-                highest = max((task.priority for q in self.scheduler._queues.values() for task in q), default=-9)
+                highest = max(
+                    (task.priority for q in self.scheduler._queues.by_priority.values() for task in q), default=-9
+                )
                 assert action.worker in self.scheduler.workers
                 assert min(task.priority for task in action.tasks) >= highest
                 assert not any(task.id in self.ended for task in action.tasks)
-                assert all(self.now + self.scheduler.lasts(task) < self.scheduler.closes_at for task in action.tasks)
+                assert all(
+                    self.now + self.scheduler.times.lasts(task) < self.scheduler.closes_at for task in action.tasks
+                )
                 held += [task.id for task in action.tasks]
             elif isinstance(action, Kill):
                 assert action.task.timeout is not None
@@ -820,7 +824,7 @@ class Conversation(RuleBasedStateMachine):
         sanity_check(self.scheduler)
         hands = {number: set(worker.hand) for number, worker in self.scheduler.workers.items()}
         assert hands == {number: set(hand) for number, hand in self.hands.items()}
-        queued = {task.id for queue in self.scheduler._queues.values() for task in queue}
+        queued = {task.id for queue in self.scheduler._queues.by_priority.values() for task in queue}
         queued |= {task.id for task in self.scheduler.unfit}
         assert set(self.tasks) == set(self.ended) | queued | set().union(*hands.values())
 

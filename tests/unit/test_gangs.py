@@ -1,0 +1,355 @@
+"""Gangs by behaviour: single decisions, then whole runs of a simulated pool."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from math import inf
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from simulation import LATENCY, Cluster
+
+from mainstay.gangs import GRACE, ROUNDS
+from mainstay.orders import Assemble, Disband, Enrol, Ranks, Replace, Send, Task
+from mainstay.scheduler import Scheduler
+
+ENROLLING = 0.1  # seconds that workers take to become ranks
+
+
+class Pool(Cluster):
+    """A simulated pool whose workers can be ranks. A gang's payload says of a rank how long it takes, and its end."""
+
+    def __init__(self, workers: int, nodes: int = 1, checked: bool = True) -> None:
+        self._nodes, self._circles = nodes, 0
+        self._missing: str | None = None  # the node of a worker that is being replaced
+        self.enrolments: list[int] = []
+        super().__init__(workers, checked)
+        self.act(self.scheduler.enrolled([], 0, self.now))
+
+    def join(self) -> int:
+        worker, kept = next(self._ids), self.scheduler.gangs.kept
+        if self._missing is None:
+            self._missing = f"n{len(self._inbox) % self._nodes}"
+            kept[self._missing] = kept.get(self._missing, 0) + 1
+        node, self._missing = self._missing, None
+        self._inbox[worker] = deque()
+        self.act(self.scheduler.joined(worker, self.now, node))
+        return worker
+
+    def act(self, actions) -> None:
+        for action in list(actions):
+            if isinstance(action, Assemble):
+                assert len(set(action.workers)) == len(action.workers)
+                workers = [self.scheduler.workers[worker] for worker in action.workers]
+                assert len({worker.circle for worker in workers}) == 1
+                assert workers[0].circle > 0
+                self.began.setdefault(action.task.id, []).append(self.now)
+                for rank, worker in enumerate(action.workers):
+                    run = next(self._ids)
+                    self._running[worker] = (action.task, run)
+                    seconds, how = plan(action.task, rank)
+                    if seconds < inf:
+                        self._later(LATENCY + seconds, self._part_done, worker, run, how)
+            elif isinstance(action, Enrol):
+                self.enrolments.append(len(action.workers))
+                self._circles += 1
+                self._later(ENROLLING, self._enrolled, list(action.workers), self._circles)
+            elif isinstance(action, Replace):
+                self._later(LATENCY, self._end, action.worker)
+            elif isinstance(action, Disband):
+                self._disband(action)
+        super().act(actions)
+
+    def _enrolled(self, workers, circle) -> None:
+        self.act(self.scheduler.enrolled(workers, circle, self.now))
+
+    def _part_done(self, worker, run, how) -> None:
+        if self._running.get(worker, (None, None))[1] != run:
+            return
+        task, _ = self._running.pop(worker)
+        if how == "dies":
+            self._end(worker, blame=True)
+            return
+        tasks, actions = self.scheduler.finished(worker, [(task.id, plan(task, 0)[0])], self.now)
+        self.act(actions)
+        ended = self.scheduler.gangs.part_ended(task, worker, how, self.now) if tasks else []
+        self.act(self.scheduler.released(ended, self.now))
+
+    def _disband(self, action: Disband) -> None:
+        if action.how == "raised" and action.task.retries:
+            self.act(self.scheduler.retry(action.task, self.now))
+        else:
+            self._settle(action.task, {"returned": "done"}.get(action.how, action.how))
+
+    def _end(self, worker, blame=False) -> None:
+        if worker in self._inbox:
+            self._running.pop(worker, None)
+            self._missing = self.scheduler.workers[worker].node
+            super()._end(worker, blame)
+
+    def gang(self, ranks, payload=0.01, **options) -> Task:
+        gang = ranks if isinstance(ranks, Ranks) else Ranks(ranks, ranks)
+        return self.submit(payload, gang=gang, **options)
+
+
+def plan(task: Task, rank: int) -> tuple[float, str]:
+    """Return how long a rank takes, and how it ends."""
+    if task.gang is None:
+        return abs(task.payload), "returned"
+    plans = task.payload if isinstance(task.payload, list) else [(task.payload, "returned")]
+    return plans[rank % len(plans)]
+
+
+def wait(pool: Pool, seconds: float) -> None:
+    until = pool.now + seconds
+    pool.run(until)
+    pool.now = until
+
+
+def how(pool: Pool) -> dict[int, str]:
+    return dict(pool.outcomes)
+
+
+def test_workers_enrol_when_a_gang_would_take_them_all_at_once():
+    pool = Pool(4)
+    task = pool.gang(2)
+    pool.run()
+    assert pool.enrolments == [4]
+    assert how(pool) == {task.id: "done"}
+    pool.gang(4)
+    pool.run()
+    assert pool.enrolments == [4]
+
+
+def test_nobody_enrols_before_the_pool_stands():
+    scheduler = Scheduler()
+    scheduler.joined(0, 0.0)
+    assert scheduler.submit(Task(1, 1, gang=Ranks(1, 1)), 0.0) == []
+    assert scheduler.joined(1, 0.0) == []
+    assert scheduler.enrolled([], 0, 0.0) == [Enrol([0, 1])]
+
+
+def test_a_gang_takes_as_many_as_are_free_within_its_bounds():
+    pool = Pool(4)
+    pool.gang(4)
+    pool.run()
+    pool.submit(1.0)
+    (first,) = [a for a in pool.scheduler.submit(Task(900, 7, gang=Ranks(2, 8)), pool.now) if isinstance(a, Assemble)]
+    assert len(first.workers) == 3
+
+
+def test_a_gang_of_a_node_gets_all_of_one_node_and_all_means_all():
+    pool = Pool(6, nodes=2)
+    whole = pool.gang(Ranks(scope="node"))
+    everyone = pool.gang(Ranks(scope="all"))
+    sizes = {}
+    begin = pool.scheduler.gangs._begin
+
+    def noted(task, members, *rest):
+        sizes[task.id] = sorted({worker.node for worker in members}), len(members)
+        return begin(task, members, *rest)
+
+    pool.scheduler.gangs._begin = noted
+    pool.run()
+    assert sizes == {whole.id: (sizes[whole.id][0], 3), everyone.id: (["n0", "n1"], 6)}
+    assert len(sizes[whole.id][0]) == 1
+    assert set(how(pool).values()) == {"done"}
+
+
+def test_a_gang_stays_within_the_set_that_it_is_for():
+    pool = Pool(4)
+    allowed = frozenset(list(pool.scheduler.workers)[1:3])
+    task = pool.gang(Ranks(2, 2, on=allowed))
+    pool.run(until=ENROLLING * 1.05)
+    assert {worker for worker, (one, _) in pool._running.items() if one is task} == allowed
+
+
+def test_when_one_rank_raises_the_blocked_ones_are_replaced_after_a_grace():
+    pool = Pool(3)
+    before = set(pool.scheduler.workers)
+    task = pool.gang(3, [(0.01, "raised"), (0.02, "returned"), (inf, "blocked")])
+    pool.run()
+    assert how(pool) == {task.id: "raised"}
+    assert len(before - set(pool.scheduler.workers)) == 1
+    assert GRACE < pool.ended_at < GRACE + 0.2
+    assert all(not worker.hand for worker in pool.scheduler.workers.values())
+
+
+def test_a_gang_that_lost_a_worker_runs_again_and_is_given_up_in_the_end():
+    pool = Pool(3)
+    task = pool.gang(2, [(0.01, "dies"), (inf, "blocked")], worker_retries=2)
+    pool.run()
+    assert how(pool) == {task.id: "died"}
+    assert len(pool.began[task.id]) == 3
+    assert task.deaths == 3
+
+
+def test_a_gang_that_overruns_loses_all_its_workers():
+    pool = Pool(3)
+    before = set(pool.scheduler.workers)
+    task = pool.gang(2, inf, timeout=1.0)
+    pool.run()
+    assert how(pool) == {task.id: "overran"}
+    assert len(before & set(pool.scheduler.workers)) == 1
+
+
+def test_after_a_death_the_pool_is_whole_again_for_a_gang_of_all():
+    pool = Pool(4)
+    pool.gang(4)
+    pool.run()
+    pool.kill(min(pool.scheduler.workers))
+    small = pool.gang(3)
+    pool.run()
+    assert pool.enrolments == [4]  # those that are left can do that
+    large = pool.gang(4)
+    pool.run()
+    assert pool.enrolments == [4, 4]
+    assert {how(pool)[small.id], how(pool)[large.id]} == {"done"}
+
+
+def test_a_gang_that_the_pool_cannot_form_holds_nobody_up():
+    pool = Pool(2)
+    waits = pool.gang(3)
+    others = [pool.submit(0.1) for _ in range(100)] + [pool.gang(2) for _ in range(20)]
+    pool.run()
+    assert {task.id for task in others} == set(how(pool))
+    pool.join()
+    pool.run()
+    assert how(pool)[waits.id] == "done"
+
+
+def test_single_tasks_that_stand_before_a_gang_go_before_it():
+    pool = Pool(2)
+    singles = [pool.submit(0.1) for _ in range(10)]
+    gang = pool.gang(2, 0.1)
+    pool.run()
+    assert pool.began[gang.id][0] >= max(pool.began[task.id][0] for task in singles)
+
+
+@pytest.mark.parametrize("seconds", [1e-5, 0.01, 3600.0])
+def test_a_stream_of_single_tasks_does_not_starve_a_gang_of_all(seconds):
+    pool = Pool(4)
+    pool.gang(4)
+    pool.run()
+    for _ in range(4):
+        pool.submit(seconds * 0.7)
+    gang = pool.gang(4, seconds)
+    later = []
+    while gang.id not in pool.began:
+        later.append(pool.submit(seconds))
+        wait(pool, seconds / 5)
+    assert sum(task.id in pool.began for task in later) <= 4 * ROUNDS + 4
+
+
+def test_a_stream_of_gangs_does_not_starve_a_single_task():
+    pool = Pool(4)
+    for _ in range(8):
+        pool.gang(4, 0.1)
+    single = pool.submit(0.1)
+    while single.id not in pool.began:
+        pool.gang(random.choice([2, 4]), 0.1)
+        wait(pool, 0.05)
+    assert pool.now < 4.0
+
+
+def test_a_later_task_is_let_through_when_it_ends_before_the_first_gang_could_begin():
+    pool = Pool(2)
+    pool.gang(2)
+    pool.run()
+    for function, seconds in ((1, 10.0), (2, 1.0), (3, 30.0)):
+        pool.submit(seconds, function=function)
+        pool.run()
+    pool.submit(10.0, function=1)
+    wait(pool, 1.0)
+    gang = pool.gang(2, 1.0, function=4)
+    gang.overtaken = 1000  # it has waited enough
+    short, long = pool.submit(1.0, function=2), pool.submit(30.0, function=3)
+    pool.run()
+    assert pool.began[short.id] < pool.began[gang.id] < pool.began[long.id]
+
+
+def mixed(pool: Pool, count: int, chance: random.Random, seconds) -> float:
+    """Submit tasks of 1 to 4 ranks; return how long the best packing takes at least (s)."""
+    area = 0.0
+    for _ in range(count):
+        ranks, each = chance.randint(1, 4), seconds()
+        area += ranks * each
+        if ranks == 1:
+            pool.submit(each, function=1)
+        else:
+            pool.gang(ranks, each, function=ranks)
+    return area / 4
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("spread", ["equal", "uniform", "wide"])
+def test_a_thousand_mixed_tasks_keep_four_workers_busy(seed, spread):
+    chance = random.Random(seed)
+    draw = {
+        "equal": lambda: 0.01,
+        "uniform": lambda: chance.uniform(0.005, 0.015),
+        "wide": lambda: chance.choice([0.002, 0.01, 0.05]),
+    }[spread]
+    pool = Pool(4, checked=False)
+    best = mixed(pool, 1000, chance, draw)
+    pool.run()
+    assert len(pool.outcomes) == 1000
+    assert best / (pool.ended_at - ENROLLING) > 0.9
+
+
+SECONDS = st.sampled_from([1e-5, 1e-3, 0.02, 0.5])
+PART = st.tuples(SECONDS, st.sampled_from(["returned", "returned", "returned", "raised", "dies"]))
+STEP = st.one_of(
+    st.tuples(st.just("single"), SECONDS, st.integers(1, 3)),
+    st.tuples(st.just("gang"), st.integers(1, 4), st.lists(PART, min_size=1, max_size=4)),
+    st.tuples(st.just("blocked"), st.integers(2, 4), st.sampled_from(["raised", "dies"])),
+    st.tuples(st.just("timed"), st.integers(1, 4), SECONDS),
+    st.tuples(st.just("scope"), st.sampled_from(["node", "all"]), SECONDS),
+    st.tuples(st.just("wait"), st.floats(1e-5, 0.3), st.none()),
+    st.tuples(st.just("kill"), st.integers(0, 3), st.none()),
+)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(nodes=st.integers(1, 2), steps=st.lists(STEP, max_size=40))
+def test_every_gang_ends_once_and_for_a_good_reason(nodes, steps):
+    pool = Pool(4, nodes)
+    tasks: list[Task] = []
+    for kind, one, other in steps:
+        if kind == "single":
+            tasks.append(pool.submit(one, function=other))
+        elif kind == "gang":
+            tasks.append(pool.gang(one, other, function=3 + one))
+        elif kind == "blocked":
+            tasks.append(pool.gang(one, [(0.01, other), (inf, "blocked")]))
+        elif kind == "timed":
+            tasks.append(pool.gang(one, [(other, "returned"), (inf, "blocked")], timeout=0.1, retries=1))
+        elif kind == "scope":
+            tasks.append(pool.gang(Ranks(scope=one), other))
+        elif kind == "wait":
+            wait(pool, one)
+        else:
+            pool.kill(sorted(pool.scheduler.workers)[one])
+    pool.run()
+    assert sorted(how(pool)) == sorted(task.id for task in tasks)
+    for task in tasks:
+        if how(pool)[task.id] == "died":
+            assert task.deaths > task.worker_retries
+        if how(pool)[task.id] == "raised":
+            assert any(end == "raised" for _, end in task.payload)
+    assert pool.scheduler.in_hand == pool.scheduler.queued == 0
+    assert not pool.scheduler.gangs._running
+    assert not pool.scheduler.gangs._timed
+
+
+def test_a_cancelled_gang_lets_its_workers_go():
+    pool = Pool(2)
+    pool.gang(2)
+    pool.run()
+    task = Task(900, 1, gang=Ranks(2, 2))
+    assert isinstance(pool.scheduler.submit(task, pool.now)[0], Assemble)
+    pool.scheduler.submit(Task(901, 1), pool.now)
+    pool.scheduler.gangs.unassembled(task)
+    assert [type(action) for action in pool.scheduler.released([], pool.now)] == [Send]
