@@ -30,13 +30,14 @@ if TYPE_CHECKING:
     )
     from mainstay.executor import Executor
     from mainstay.journal.keys import memo
-    from mainstay.node.context import task
+    from mainstay.node.context import comm, task
     from mainstay.node.scratch import scratch, staged
     from mainstay.stage.staged import Stage
 
 _PLACES = {
     "Executor": "executor",
     "Stage": "stage.staged",
+    "comm": "node.context",
     "memo": "journal.keys",
     "scratch": "node.scratch",
     "staged": "node.scratch",
@@ -87,6 +88,7 @@ __all__ = [
     "TaskTimeout",
     "UnreliableKey",
     "WorkerDied",
+    "comm",
     "memo",
     "scratch",
     "staged",

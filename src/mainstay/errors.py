@@ -7,6 +7,7 @@ from errno import ENOSPC
 
 __all__ = [
     "AllocationEnding",
+    "GangError",
     "InitializerFailed",
     "JournalError",
     "JournalInUse",
@@ -87,6 +88,10 @@ class AllocationEnding(PoolBroken):
 
     def __reduce__(self) -> tuple[type[AllocationEnding], tuple[str, str, int, int]]:
         return type(self), (self.job, self.resume, self.done, self.left)
+
+
+class GangError(MainstayError):
+    """A gang cannot be formed: there is no MPI for it, or its ranks could not be started; the message says why."""
 
 
 class ScratchError(MainstayError):

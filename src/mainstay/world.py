@@ -15,7 +15,6 @@ from __future__ import annotations
 import atexit
 import os
 import socket
-import struct
 import sys
 import threading
 import time
@@ -24,6 +23,7 @@ from typing import NamedTuple
 
 from mainstay.origin import Origin, origin
 from mainstay.slurm import counts
+from mainstay.wire.address import uid_of_peer
 
 START_GAP = 5.0  # seconds by which the ranks of one host may be started apart
 JOBS = {"SLURM_JOB_ID": "slurm", "PBS_JOBID": "pbs", "LSB_JOBID": "lsf"}  # whose number is where
@@ -202,7 +202,7 @@ def _wait_at_gate(job: str) -> bool:
             sock.connect(_gate_name(job))
         except OSError:
             return False
-        if _uid_of_peer(sock) != os.getuid():
+        if uid_of_peer(sock) != os.getuid():
             return False
         try:
             sock.recv(1)
@@ -222,9 +222,3 @@ def leave() -> None:
 
 def _gate_name(job: str) -> str:
     return f"\0mainstay-world-{os.getuid()}-{job}"
-
-
-def _uid_of_peer(sock: socket.socket) -> int:
-    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    _, uid, _ = struct.unpack("3i", credentials)
-    return int(uid)

@@ -99,7 +99,8 @@ class Launcher(Protocol):
     """One way to start agents. `most_workers` bounds the pool (None: no bound).
 
     One whose workers share the client's modules says so: `in_process = True`.
-    One that has `rejoin(invitation, host) -> Launched` starts an agent on a host that was lost, when it is back.
+    One that has `rejoin(invitation, host) -> Launched` starts an agent on a host that was lost, when it is back;
+    one that has `start_slots(door, places) -> Launched` starts MPI ranks, as many on each host as `places` says.
     """
 
     name: str

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mainstay.launch import Invitation
-from mainstay.launch.process import Process
+from mainstay.launch.process import SLOT, Process
 from mainstay.origin import Origin, origin
 
 
@@ -60,6 +60,19 @@ class MpiExec:
             environment |= allow_root() if os.geteuid() == 0 else {}
         return Process(argv, environment, max(1, len(self._hosts)), tethered=True, directory=invitation.directory)
 
+    def start_slots(self, door: str, places: Mapping[str, int]) -> Process:
+        """Start as many MPI ranks on each host as are told; they lend their identities at that door."""
+        program = self._find()
+        if program is None:
+            raise FileNotFoundError(self.why_not())
+        named = {name.partition(".")[0]: name for name in self._hosts}
+        hosts = {named.get(host.partition(".")[0], host): count for host, count in places.items()}
+        here = not self._hosts and set(places) == {os.uname().nodename}
+        if flavour_of(program) == "hydra":
+            return Process(hydra_slots_argv(program, hosts, here, [*SLOT, door]), {}, tethered=True)
+        allowed = allow_root() if os.geteuid() == 0 else {}
+        return Process(openmpi_slots_argv(program, hosts, here, [*SLOT, door]), allowed, tethered=True)
+
     def _find(self) -> str | None:
         if self._program is not None:
             return shutil.which(self._program)
@@ -94,6 +107,19 @@ def openmpi_argv(program: str, hosts: Sequence[str], variables: Sequence[str], c
     where = ["--host", ",".join(hosts), "--map-by", "ppr:1:node"] if hosts else []
     exported = [word for name in variables for word in ("-x", name)]
     return [program, *where, "--bind-to", "none", *exported, "-n", str(max(1, len(hosts))), *command]
+
+
+def hydra_slots_argv(program: str, hosts: Mapping[str, int], here: bool, command: Sequence[str]) -> list[str]:
+    """Return MPICH's command line for ranks on these hosts; `here`: on this host alone, whatever it is called."""
+    where = [] if here else ["-hosts", ",".join(f"{host}:{count}" for host, count in hosts.items())]
+    return [program, "-disable-auto-cleanup", *where, "-n", str(sum(hosts.values())), *command]
+
+
+def openmpi_slots_argv(program: str, hosts: Mapping[str, int], here: bool, command: Sequence[str]) -> list[str]:
+    """Return Open MPI's. `--continuous`: the ranks that are left go on when one has died."""
+    where = [] if here else ["--host", ",".join(f"{host}:{count}" for host, count in hosts.items())]
+    alone = ["--continuous", "--oversubscribe", "--bind-to", "none"]
+    return [program, *alone, *where, "-n", str(sum(hosts.values())), *command]
 
 
 def allow_root() -> dict[str, str]:

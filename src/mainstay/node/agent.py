@@ -22,6 +22,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from mainstay.node.home import Home
+from mainstay.node.lending import Doors
 from mainstay.node.output import Child, Output
 from mainstay.node.place import Place
 from mainstay.node.worker import serve_as_worker, take_place
@@ -60,18 +61,16 @@ class Agent:
         self._reader = FrameReader()
         self._unsent: deque[memoryview] = deque()
         self._poller = Poller()
-        self._wants_to_send = False
+        self._doors = Doors(self._poller, self._send)
+        self._wants_to_send = self._wants_janitor = self._paused = False
         self._children: dict[int, Child] = {}
         self._porters: dict[int, tuple[int, dict[str, Any]]] = {}  # by pid: the worker, and how it ended
         self._home: Home | None = None
-        self._wants_janitor = False
         self._setup: dict[str, Any] = {}
-        self._paused = False
         self._beat = monotonic() + HELLO
         self._end_at: float | None = None  # set when the client said stop
-        cores = len(os.sched_getaffinity(0))
-        hello = {"host": self._host, "pid": os.getpid(), "cores": cores, "slots": slots, "launch": launch}
-        hello["stage"] = None if standing is None else standing.told()
+        hello = {"host": self._host, "pid": os.getpid(), "slots": slots, "launch": launch}
+        hello |= {"cores": len(os.sched_getaffinity(0)), "stage": None if standing is None else standing.told()}
         self._sock.sendall(b"".join(encode(Kind.AGENT_HELLO, pickle.dumps(hello))))
 
     def run(self) -> None:
@@ -93,8 +92,7 @@ class Agent:
                 self._standing.leave()
 
     def _turn(self) -> None:
-        soonest = self._beat if self._end_at is None else self._end_at
-        self._poller.handle(self._poller.wait(max(0.0, soonest - monotonic())))
+        self._poller.handle(self._poller.wait(max(0.0, (self._end_at or self._beat) - monotonic())))
         self._tell_life()
 
     def _tell_life(self) -> float:
@@ -156,6 +154,8 @@ class Agent:
             self._signal(frame.number, signal.SIGKILL)
         elif frame.kind == Kind.RECALL:
             self._signal(frame.number, signal.SIGURG)
+        elif frame.kind in (Kind.LEND, Kind.UNLEND):
+            self._doors.on_frame(frame)
         elif frame.kind == Kind.STOP:
             self._end_at = monotonic() + frame.number / 1000
 
@@ -267,6 +267,7 @@ class Agent:
         for child in self._children.values():
             for output in child.outputs:
                 os.close(output.fd)
+        self._doors.let_go()
         if self._home is not None:
             self._home.let_go()
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from mpi4py.MPI import Intracomm
+
     from mainstay.node.place import Place
 
 
@@ -19,6 +21,7 @@ class TaskInfo(NamedTuple):
 
 current: TaskInfo | None = None
 place: Place | None = None  # the worker's, for its files
+communicator: Intracomm | None = None  # of the gang that runs here
 
 
 def task() -> TaskInfo:
@@ -29,3 +32,16 @@ def task() -> TaskInfo:
     if current is None:
         raise RuntimeError("mainstay.task() was called where no task runs; it is for use inside a task")
     return current
+
+
+def comm() -> Intracomm:
+    """Return the communicator (an `mpi4py.MPI.Intracomm`) of the gang that the running task is a rank of.
+
+    It is the gang's own, and freed after it. Raises `RuntimeError` outside of a gang.
+    """
+    if communicator is None:
+        raise RuntimeError(
+            "mainstay.comm() was called outside of a gang; submit the call with a number of ranks: "
+            "ex.options(ranks=4).submit(fn, x)"
+        )
+    return communicator

@@ -27,6 +27,7 @@ from mainstay.wire.payload import Payload, dump, load
 
 if TYPE_CHECKING:
     from mainstay.journal.witness import Witness
+    from mainstay.node.gang import Rank
     from mainstay.node.place import Place
     from mainstay.node.standing import Standing
 
@@ -60,6 +61,7 @@ class Worker:
         self._answers = False  # a recall may be answered now: nothing is being read or sent
         self._recalled = False  # one came when it could not be answered
         self._flushed = 0.0
+        self._rank: Rank | None = None  # once the pool has asked for a gang
         self._run_call = self._run
         if "MAINSTAY_AUDIT" in os.environ:
             from mainstay.marks import marked  # a module that no other worker has
@@ -73,10 +75,12 @@ class Worker:
         while inbox or self._receive():
             while inbox:
                 frame = inbox.popleft()
-                if frame.kind == Kind.CALL:
+                if frame.kind == Kind.CALL or frame.kind == Kind.GANG:
                     self._call(frame)
                 elif frame.kind == Kind.DEFINE:
                     self._sources[frame.number] = frame
+                elif frame.kind == Kind.ENROL:
+                    self._enrol(frame)
                 if self._outbox and (not inbox or perf_counter() - self._flushed > self._flush_after):
                     self._flush()
 
@@ -107,7 +111,8 @@ class Worker:
         if self._recalled:
             self._answer_recall()
         try:
-            kind, (body, buffers) = Kind.RESULT, self._run_call(frame)
+            run = self._run_call if frame.kind == Kind.CALL else self._run_part
+            kind, (body, buffers) = Kind.RESULT, run(frame)
         except BaseException as error:
             kind, body, buffers = Kind.ERROR, describe_error(error), ()
         self._answers = False
@@ -129,7 +134,23 @@ class Worker:
             self._leave(error, witness, frame.task)
             raise
         self._leave(None, witness, frame.task)
-        return dump(result)
+        return dump(None if self._rank is not None and self._rank.is_silent else result)
+
+    def _run_part(self, frame: Frame) -> Payload:
+        """Run a call as one rank of a gang."""
+        assert self._rank is not None, "a gang came before the worker was enrolled"
+        context.communicator = self._rank.join(frame)
+        try:
+            return self._run_call(frame)
+        finally:
+            context.communicator, self._rank.is_silent = None, False
+
+    def _enrol(self, frame: Frame) -> None:
+        """Become an MPI rank, and say how that went."""
+        from mainstay.node.gang import enrol
+
+        self._rank, said = enrol(frame.body)
+        self._outbox += encode(Kind.ENROLLED, pickle.dumps(said), number=frame.number)
 
     def _compare(self, witness: Witness | None, task: int) -> None:
         """Tell the client at once where a call computes with something else than the client has."""

@@ -10,6 +10,7 @@ import errno
 import os
 import select
 import socket
+import struct
 import time
 from collections.abc import Iterator
 
@@ -135,3 +136,9 @@ def _exactly(sock: socket.socket, count: int) -> bytes:
             raise ConnectionRefusedError("the connection was closed during the handshake")
         data += piece
     return data
+
+
+def uid_of_peer(sock: socket.socket) -> int:
+    """Return the user at the other end of a Unix socket."""
+    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return int(struct.unpack("3i", credentials)[1])

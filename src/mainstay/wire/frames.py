@@ -5,7 +5,8 @@
     │  u8  │   u8    │   u16   │  u32   │ u64  │ u64  │     u64 each  │      │ out-of-band │
     └──────┴─────────┴─────────┴────────┴──────┴──────┴───────────────┴──────┴─────────────┘
 
-`number` is the function's number in a CALL and the run time in microseconds in a RESULT.
+`number` is the function's number in a CALL and the run time in microseconds in a RESULT. A GANG is a CALL whose first
+buffer tells the worker's part in it. In LEND, LENT, ENROL and their like it is a namespace's; in LENT, `task` a rank.
 Small frames are read many at a time from one chunk; a large body, and every out-of-band
 buffer, is received straight into memory of its own, which the unpickled array then keeps.
 No socket here: a reader lends memory (`get_buffer`), and is told how much of it was filled.
@@ -26,13 +27,15 @@ class Kind:
     """A record's type. A name says who sends it to whom."""
 
     # client to worker
-    DEFINE, CALL = 1, 2
+    DEFINE, CALL, GANG, ENROL = 1, 2, 3, 4
     # worker to client
     WORKER_HELLO, RESULT, ERROR, RETURNED, INITIALIZER_FAILED, UNLIKE, IMPORTED = 10, 11, 12, 13, 14, 15, 16
+    ENROLLED = 17
     # client to agent
-    SETUP, FORK, KILL, RECALL, STOP, PRELOAD = 20, 21, 22, 23, 24, 25
+    SETUP, FORK, KILL, RECALL, STOP, PRELOAD, LEND, UNLEND = 20, 21, 22, 23, 24, 25, 26, 27
     # agent to client
     AGENT_HELLO, FORKED, ENDED, OUTPUT, HEARTBEAT, SAVING, PRELOADED, PRELOAD_FAILED = 30, 31, 32, 33, 34, 35, 36, 37
+    LENT = 38
     # files, on a connection of their own: a worker asks for some or brings some; then either end
     FETCH, BRING, FILE, PIECE, DONE, REFUSED = 40, 41, 42, 43, 44, 45
 
