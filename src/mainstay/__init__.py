@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from mainstay.errors import (
         AllocationEnding,
+        GangError,
         InitializerFailed,
         JournalError,
         JournalInUse,
@@ -45,6 +46,7 @@ _PLACES = {
     **dict.fromkeys(
         (
             "AllocationEnding",
+            "GangError",
             "InitializerFailed",
             "JournalError",
             "JournalInUse",
@@ -70,6 +72,7 @@ _PLACES = {
 __all__ = [
     "AllocationEnding",
     "Executor",
+    "GangError",
     "InitializerFailed",
     "JournalError",
     "JournalInUse",

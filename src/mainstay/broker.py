@@ -20,19 +20,21 @@ from threading import get_ident
 from typing import Any, Protocol
 
 from mainstay import outcomes
+from mainstay.acting import Acting
 from mainstay.door import Door
+from mainstay.enrolment import Enrolments
 from mainstay.errors import AllocationEnding, PoolBroken
 from mainstay.interrupts import GuardedLock
 from mainstay.launch import Invitation, Launcher
 from mainstay.launches import Launches, Log
 from mainstay.muster import Muster
-from mainstay.orders import Action, GiveUp, Kill, Recall, Send, Task
+from mainstay.orders import GiveUp, Task
 from mainstay.outcomes import End, Outcome, deliver
 from mainstay.reactor import NAP, Reactor, nothing
-from mainstay.roster import Roster, WorkerState
+from mainstay.roster import AgentState, Roster, WorkerState
 from mainstay.scheduler import Scheduler
 from mainstay.wire import address, auth
-from mainstay.wire.frames import Frame, Kind, encode
+from mainstay.wire.frames import Frame, Kind
 from mainstay.wire.functions import Function
 from mainstay.wire.payload import load
 
@@ -60,9 +62,9 @@ class Broker:
         self.broken: BaseException | None = None
         self.keeper = outcomes.KeepsNothing()  # where there is a journal, another is set before the start
         self.on_shut: list[Callable[[], object]] = []
-        self._tasks: dict[int, Task] = {}
+        self.tasks: dict[int, Task] = {}
         self.done = 0  # calls that ended by themselves
-        self._functions: dict[int, Function] = {}
+        self.functions: dict[int, Function] = {}
         self._outcomes: list[Outcome] = []
         self._printed: deque[tuple[str, Frame]] = deque()
         self._log = log
@@ -81,7 +83,12 @@ class Broker:
         self.launches.on_exhausted = self.break_down
         self.roster = Roster(self, control, data, self.launches, wanted, setup, log)
         self.muster = Muster(self, start_timeout, log)
-        self.timed: list[Timed] = [self.door, self.roster, self.launches, self.muster]
+        self.enrolments = Enrolments(
+            self, setup["mpi"], self.launches.standing, start_timeout, self._reactor.call_soon, log
+        )
+        self._acting = Acting(self, self.enrolments.begin)
+        self.act = self._acting.act
+        self.timed: list[Timed] = [self.door, self.roster, self.launches, self.muster, self.enrolments]
         self._thread = threading.Thread(target=self._run, name="mainstay-broker", daemon=True)
 
     # -- what the executor and its futures call, in any thread
@@ -97,11 +104,11 @@ class Broker:
                 raise self.broken
             if self._closing and not (late and self._takes_late):
                 raise RuntimeError("cannot schedule new futures after shutdown")
-            self._tasks[task.id] = task
-            self._functions.setdefault(function.number, function)
+            self.tasks[task.id] = task
+            self.functions.setdefault(function.number, function)
             actions = self.scheduler.submit(task, now())
             if actions:
-                self._act(actions)
+                self.act(actions)
             mine = self._is_mine()
             self._burst += not mine
             if mine or self._burst < BURST:
@@ -113,7 +120,7 @@ class Broker:
     def _serve_burst(self) -> list[Outcome]:
         self._burst = 0
         self._reactor.borrow()
-        self._act(self.scheduler.top_up(now()))
+        self.act(self.scheduler.top_up(now()))
         self._reactor.wake_by(self.scheduler.next_tick())
         return self._take_outcomes()
 
@@ -130,7 +137,7 @@ class Broker:
             self._reactor.drive(self._serve_once, future.done, expected)
         finally:
             with self.lock:
-                if self._tasks and not self.over:
+                if self.tasks and not self.over:
                     self._reactor.wake_by(self.scheduler.next_tick())
 
     def _serve_once(self) -> bool:
@@ -175,17 +182,17 @@ class Broker:
 
     def closes(self, at: float) -> None:
         """Begin no task that would run at that time."""
-        self._act(self.scheduler.closes(at, now()))
+        self.act(self.scheduler.closes(at, now()))
 
     def give_up(self, tasks: list[Task], error: AllocationEnding) -> None:
         """These calls would not end before the allocation does."""
-        told = error.counted(self.done, len(self._tasks))
+        told = error.counted(self.done, len(self.tasks))
         for task in tasks:
-            self._resolve(task, told)
+            self.resolve(task, told)
 
     def ends(self, error: AllocationEnding) -> None:
         """The allocation ends: whatever is left gets `error`."""
-        self.break_down(error.counted(self.done, len(self._tasks)))
+        self.break_down(error.counted(self.done, len(self.tasks)))
 
     # -- the thread
 
@@ -203,7 +210,7 @@ class Broker:
         with self.lock:
             self._reactor.turn(ready)
             time_now = now()
-            self._act(self.scheduler.tick(time_now))
+            self.act(self.scheduler.tick(time_now))
             for part in self.timed:
                 part.tick(time_now)
         self._settle()
@@ -220,7 +227,7 @@ class Broker:
 
     def _is_over(self) -> bool:
         with self.lock:
-            waiting = self._tasks or self._outcomes or self._reactor.calls or self._callbacks
+            waiting = self.tasks or self._outcomes or self._reactor.calls or self._callbacks
             self._takes_late &= not self._closing or bool(waiting)
             return self._closing and not waiting
 
@@ -244,11 +251,11 @@ class Broker:
         head = 0 if abort or self.scheduler.workers else self.roster.wanted or 1
         for place, task in enumerate(self.scheduler.drain() if cancel or abort else []):
             if (task.begun or place < head) and not abort:
-                self._act(self.scheduler.submit(task, now()))
+                self.act(self.scheduler.submit(task, now()))
             elif not task.begun:
-                self._resolve(task, outcomes.CANCELLED)
-        for task in list(self._tasks.values()) if abort else []:
-            self._resolve(task, PoolBroken("the pool was closed while this task ran"))
+                self.resolve(task, outcomes.CANCELLED)
+        for task in list(self.tasks.values()) if abort else []:
+            self.resolve(task, PoolBroken("the pool was closed while this task ran"))
 
     def break_down(self, error: BaseException, cause: BaseException | None = None) -> None:
         """Nothing can run any more: every waiting future gets `error`."""
@@ -258,8 +265,8 @@ class Broker:
         self.broken = broken
         self.roster.closing = True
         self.scheduler.drain()
-        for task in list(self._tasks.values()):
-            self._resolve(task, broken)
+        for task in list(self.tasks.values()):
+            self.resolve(task, broken)
         self.changed.notify_all()
 
     def _shut(self) -> None:
@@ -275,6 +282,7 @@ class Broker:
             self.door.close()
             self._reactor.close()
             self.changed.notify_all()
+        self.enrolments.close()
         self.launches.close()
         for call in [*self._reactor.calls, *self._callbacks, *self.on_shut]:
             call()
@@ -290,8 +298,15 @@ class Broker:
     # -- events
 
     def worker_joined(self, worker: WorkerState) -> None:
-        self._act(self.scheduler.joined(worker.number, now()))
+        self.scheduler.gangs.kept = self.roster.kept()
+        self.act(self.scheduler.joined(worker.number, now(), worker.host))
         self.muster.joined()
+
+    def stands(self) -> None:
+        self.act(self.enrolments.stands())
+
+    def slot_lent(self, agent: AgentState, frame: Frame) -> None:
+        self.enrolments.lent(agent, frame)
 
     def someone_came(self) -> None:
         self.muster.look()
@@ -299,34 +314,38 @@ class Broker:
     def worker_spoke(self, worker: WorkerState, frames: list[Frame]) -> None:
         done = [frame for frame in frames if frame.kind == Kind.RESULT or frame.kind == Kind.ERROR]
         if len(done) != len(frames):
-            self.keeper.hear(self._tasks, frames, f"{worker.host}/{worker.number}")
+            self.keeper.hear(self.tasks, frames, f"{worker.host}/{worker.number}")
         if done:
             self.launches.bears()
             times = [(frame.task, frame.number / 1e6) for frame in done]
             tasks, actions = self.scheduler.finished(worker.number, times, now())
             if actions:
-                self._act(actions)
+                self.act(actions)
             frame_of = {frame.task: frame for frame in done} if len(tasks) != len(done) else None
             for i, task in enumerate(tasks):
                 self._finish(task, frame_of[task.id] if frame_of else done[i], worker)
         if len(done) != len(frames):
             for frame in frames:
                 if frame.kind == Kind.RETURNED:
-                    self._act(self.scheduler.returned(worker.number, load(frame.body), now()))
+                    self.act(self.scheduler.returned(worker.number, load(frame.body), now()))
+                elif frame.kind == Kind.ENROLLED:
+                    self.enrolments.answered(worker, frame)
                 elif frame.kind == Kind.IMPORTED:
                     self.roster.preloading.seen(load(frame.body))
 
     def _finish(self, task: Task, frame: Frame, worker: WorkerState) -> None:
-        if frame.kind == Kind.ERROR and task.retries > 0 and task.id in self._tasks:
-            self._act(self.scheduler.retry(task, now()))
+        if task.gang is not None:
+            self._acting.part_ended(task, frame, worker)
+        elif frame.kind == Kind.ERROR and task.retries > 0 and task.id in self.tasks:
+            self.act(self.scheduler.retry(task, now()))
         else:
-            self._ended(task, Outcome(task.future, frame, None, worker.host, worker.number), frame.number / 1e6)
+            self.ended(task, Outcome(task.future, frame, None, worker.host, worker.number), frame.number / 1e6)
 
-    def _resolve(self, task: Task, error: BaseException) -> None:
-        self._ended(task, Outcome(task.future, error=error), 0.0)
+    def resolve(self, task: Task, error: BaseException) -> None:
+        self.ended(task, Outcome(task.future, error=error), 0.0)
 
-    def _ended(self, task: Task, outcome: Outcome, seconds: float) -> None:
-        if self._tasks.pop(task.id, None) is None:
+    def ended(self, task: Task, outcome: Outcome, seconds: float) -> None:
+        if self.tasks.pop(task.id, None) is None:
             return  # it was settled before
         self.done += outcome.frame is not None
         if not self.keeper.keep(task, outcome, seconds):
@@ -336,13 +355,15 @@ class Broker:
         self.scheduler.leaving(worker.number)
 
     def worker_left(self, worker: WorkerState, end: End) -> None:
+        self._acting.fell(worker, end)
+        self.enrolments.worker_left(worker, end)
         actions = self.scheduler.left(worker.number, now())
-        for action in [*actions, *(self._overran(worker.overran) if worker.overran else ())]:
+        if worker.overran is not None:
+            actions += self._acting.overran(worker.overran)
+        for action in actions:
             if isinstance(action, GiveUp):
-                label = self._label(action.task)
-                self._resolve(action.task, outcomes.worker_died(action.task, label, worker.host, worker.pid, end))
-            else:
-                self._act([action])
+                self._acting.give_up(action, worker, end)
+        self.act(actions)
         self.changed.notify_all()
 
     def worker_printed(self, name: str, frame: Frame) -> None:
@@ -351,49 +372,3 @@ class Broker:
     def _take_outcomes(self) -> list[Outcome]:
         done, self._outcomes = self._outcomes, []
         return done
-
-    # -- actions
-
-    def _act(self, actions: list[Action]) -> None:
-        for action in actions:  # what follows from one is done after those that were decided before it
-            if isinstance(action, Send):
-                actions += self._send(action)
-            elif isinstance(action, Recall):
-                self.roster.tell(action.worker, Kind.RECALL)
-            elif isinstance(action, Kill):
-                self.roster.tell(action.worker, Kind.KILL)
-                if action.task.brings:
-                    self.roster.workers[action.worker].overran = action.task  # its files come first
-                else:
-                    actions += self._overran(action.task)
-
-    def _overran(self, task: Task) -> list[Action]:
-        if task.retries > 0 and task.id in self._tasks:
-            return self.scheduler.retry(task, now())
-        self._resolve(task, outcomes.timed_out(task, self._label(task)))
-        return []
-
-    def _label(self, task: Task) -> str:
-        return task.label or self._functions[task.function].name
-
-    def _send(self, action: Send) -> list[Action]:
-        worker = self.roster.workers[action.worker]
-        assert worker.connection is not None
-        pieces, cancelled = [], []
-        for task in action.tasks:
-            if task.id not in self._tasks or not (task.begun or task.future.set_running_or_notify_cancel()):
-                cancelled.append(task.id)
-                self._tasks.pop(task.id, None)
-                self.keeper.forget(task)
-                continue
-            task.begun = True
-            if task.function not in worker.known:
-                worker.known.add(task.function)
-                payload = self._functions[task.function].payload
-                pieces += encode(Kind.DEFINE, payload.body, payload.buffers, number=task.function)
-            body, buffers = task.payload
-            attempt = min(task.attempt, 255)
-            pieces += encode(Kind.CALL, body, buffers, number=task.function, task=task.id, attempt=attempt)
-        if pieces:
-            worker.connection.send(pieces)
-        return self.scheduler.dropped(action.worker, cancelled, now()) if cancelled else []

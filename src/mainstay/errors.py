@@ -143,7 +143,8 @@ class WorkerDied(MainstayError):
     """A task's worker ended under it, more often than `worker_retries` allows.
 
     Attributes: `host` (str), `pid` (int), `signal` (int or None), `exitcode` (int or None),
-    `stderr` (the worker's last lines, str), `label` (the task's label or the function's name).
+    `stderr` (the worker's last lines, str), `label` (the task's label or the function's name),
+    `place` (the rank in words, str; empty where the task was not a gang's).
     """
 
     def __init__(
@@ -157,15 +158,20 @@ class WorkerDied(MainstayError):
         exitcode: int | None = None,
         stderr: str = "",
         deaths: int = 1,
+        place: str = "",
     ) -> None:
         self.label, self.host, self.pid, self.reason = label, host, pid, reason
         self.signal, self.exitcode, self.stderr, self.deaths = signal, exitcode, stderr, deaths
+        self.place = place
+        what = f" as {place}" if place else ""
         times = "" if deaths == 1 else f" (the last of {deaths} workers that it was on)"
         tail = f"\nIts last lines on stderr:\n{stderr}" if stderr else ""
-        super().__init__(f"the worker that ran {label!r} ended: {reason}, on host {host}, pid {pid}{times}.{tail}")
+        super().__init__(
+            f"the worker that ran {label!r}{what} ended: {reason}, on host {host}, pid {pid}{times}.{tail}"
+        )
 
     def __reduce__(self):  # type: ignore[no-untyped-def]
-        keywords = {k: getattr(self, k) for k in ("signal", "exitcode", "stderr", "deaths")}
+        keywords = {k: getattr(self, k) for k in ("signal", "exitcode", "stderr", "deaths", "place")}
         return _rebuild_worker_died, ((self.label, self.host, self.pid, self.reason), keywords)
 
 

@@ -46,6 +46,8 @@ class Executor(concurrent.futures.Executor):
         start_timeout: seconds in which a launcher must bring a worker before the next is tried.
         retries: how often a task that raised runs again.
         worker_retries: how often a task whose worker died runs again.
+        mpi: "auto": workers become MPI ranks when a call first wants several (see `Options.ranks`); True: at the start;
+            False: never.
         preload: names of modules that each node imports once, before its workers are forked; "auto": those that the
             workers of this script's earlier runs imported.
         stagger: how many nodes (int >= 1) may begin at the same time, which bounds the load on a shared file system:
@@ -77,6 +79,7 @@ class Executor(concurrent.futures.Executor):
         launcher: str | Launcher | Sequence[str | Launcher] = "auto",
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
+        mpi: bool | str = "auto",
         preload: str | Sequence[str] = (),
         stagger: int | None = None,
         start_timeout: float = 120.0,
@@ -107,7 +110,7 @@ class Executor(concurrent.futures.Executor):
         self._paces: dict[int, mapping.Pace] = {}
         self._closed = False
         own = () if journal is None else (WITNESS,)
-        setup = settings.setup(own, preload, stagger, initializer, initargs, scratch, node_timeout)
+        setup = settings.setup(own, preload, stagger, initializer, initargs, scratch, node_timeout, mpi)
         interrupts.install()
         say = settings.logger(log)
         staged = prepare_stage(stage, setup, say)
@@ -247,6 +250,7 @@ class Executor(concurrent.futures.Executor):
             options.retries,
             options.worker_retries,
             brings=bool(options.stage_out),
+            gang=None if options.ranks is None else self._broker.enrolments.checked(options.ranks, options.gather),
         )
 
     def _map(
@@ -286,7 +290,9 @@ class Executor(concurrent.futures.Executor):
         ) -> concurrent.futures.Future[Any]:
             return self._submit(options, fn, args, {}, late=True, witness=witness)  # what `map` was given counts
 
-        if self._keeper is None or not options.journal:
+        if options.ranks is not None:
+            results = mapping.buffered(submit, fn, iter(rows), len(rows), deadline)
+        elif self._keeper is None or not options.journal:
             chunks = mapping.Chunks(partial(submit_late, options), fn, rows, self.size, chunksize, pace)
             results = chunks.results(deadline)
         elif self._keeper.journal.each:

@@ -171,6 +171,10 @@ class Launches:
         self._brought_workers = True
         self.deadline = None
 
+    def standing(self) -> Launcher | None:
+        """Return the launcher whose agents stand or are to come."""
+        return None if self.current is None else self.current.launcher
+
     def bears(self) -> None:
         """A result has come."""
         self._fruitless = 0

@@ -7,6 +7,7 @@ import threading
 import time
 from typing import Protocol
 
+from mainstay.enrolment import Enrolments
 from mainstay.launches import Log
 from mainstay.origin import present
 from mainstay.report import Description
@@ -25,6 +26,9 @@ class Pool(Protocol):
     over: bool
     scheduler: Scheduler
     roster: Roster
+    enrolments: Enrolments
+
+    def stands(self) -> None: ...
 
 
 class Muster:
@@ -41,7 +45,8 @@ class Muster:
 
     def describe(self) -> Description:
         """Return what stands."""
-        return self._pool.roster.describe(self._pool.scheduler.workers, self._told_after)
+        description = self._pool.roster.describe(self._pool.scheduler.workers, self._told_after)
+        return description._replace(mpi=self._pool.enrolments.told())
 
     def joined(self) -> None:
         """A worker has come."""
@@ -66,6 +71,7 @@ class Muster:
 
     def _tell(self, level: int) -> None:
         self._told_after, self._tell_at = now() - self._begun, None
+        self._pool.stands()
         description = self.describe()
         self._log(level, str(description))
         for line in self._advice(description):

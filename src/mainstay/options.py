@@ -24,6 +24,10 @@ class Options:
     key: what the journal knows the call by (str), or a function of the call's arguments that returns it; None: by what
         it computes.
     retry_failed: whether a call that the journal knows to have failed runs again; else its exception is raised anew.
+    ranks: None: the call runs on one worker; a number (int >= 1) or (least, most): it is a gang, and runs on as many
+        workers at once, as ranks of one MPI communicator (see `mainstay.comm`); "node": on all workers of one node;
+        "all": on all workers.
+    gather: what a gang's result is: "all" (the list of its ranks' results) or "root" (that of rank 0).
     stage_in: paths of files and directories, as the client sees them, that are on the node's own disk before the task
         begins (see `mainstay.staged`).
     stage_out: patterns of files in the task's own directory (see `mainstay.scratch`), and the directories of the client
@@ -38,6 +42,8 @@ class Options:
     journal: bool = True
     key: str | Callable[..., str] | None = None
     retry_failed: bool = True
+    ranks: int | tuple[int, int] | str | None = None
+    gather: str = "all"
     stage_in: Sequence[str | os.PathLike[str]] = ()
     stage_out: Mapping[str, str | os.PathLike[str]] | None = None
 
@@ -69,6 +75,7 @@ class Options:
             raise ValueError(f"priority must be an int; given: {self.priority!r}")
         if not isinstance(self.label, str):
             raise ValueError(f"label must be a str; given: {self.label!r}")
+        self._check_ranks()
         for name in ("journal", "retry_failed"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be True or False; given: {getattr(self, name)!r}")
@@ -79,6 +86,20 @@ class Options:
                 f"key must be a str that is not empty, or a function of the call's arguments that returns one; "
                 f"given: {self.key!r}"
             )
+
+    def _check_ranks(self) -> None:
+        given = self.ranks
+        is_pair = isinstance(given, tuple) and len(given) == 2 and all(map(_is_count, given)) and given[0] <= given[1]
+        if not (given is None or _is_count(given) or is_pair or given in ("node", "all")):
+            raise ValueError(f"ranks must be None, an int >= 1, (least, most), 'node' or 'all'; given: {given!r}")
+        if self.gather not in ("all", "root"):
+            raise ValueError(f"gather must be 'all' or 'root'; given: {self.gather!r}")
+        if given is not None and self.stage_out:
+            raise ValueError("stage_out is for calls on one worker; let the ranks of a gang write where they all can")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _is_number(value: object) -> bool:

@@ -46,6 +46,7 @@ class Outcome(NamedTuple):
     error: BaseException | None = None
     host: str = ""
     worker: int = 0
+    place: str = ""  # the rank in words, where the task was a gang's
 
 
 class KeepsNothing:
@@ -69,7 +70,7 @@ def deliver(outcomes: list[Outcome]) -> None:
     """Set the futures. Unpickling runs the user's code, so no lock is held here."""
     outcomes.reverse()
     while outcomes:
-        future, frame, error, host, worker = outcomes.pop()
+        future, frame, error, host, worker, place = outcomes.pop()
         result = None
         if frame is not None:
             if frame.kind == Kind.RESULT:
@@ -78,7 +79,7 @@ def deliver(outcomes: list[Outcome]) -> None:
                 except BaseException as raised:
                     error = raised
             else:
-                error = rebuild_error(frame.body, host, str(worker))
+                error = rebuild_error(frame.body, host, f"{worker}, {place}" if place else str(worker))
         _settle(future, result, error)
         del future, frame, result, error  # keep nothing alive that the user let go
 
@@ -117,7 +118,7 @@ def timed_out(task: Task, label: str) -> TaskTimeout:
     return TaskTimeout(f"{label!r} ran for more than its timeout={task.timeout:g} s and was killed")
 
 
-def worker_died(task: Task, label: str, host: str, pid: int, end: End) -> WorkerDied:
+def worker_died(task: Task, label: str, host: str, pid: int, end: End, place: str = "") -> WorkerDied:
     return WorkerDied(
         label,
         host,
@@ -127,6 +128,7 @@ def worker_died(task: Task, label: str, host: str, pid: int, end: End) -> Worker
         exitcode=end.exitcode,
         stderr=end.stderr,
         deaths=task.deaths,
+        place=place,
     )
 
 

@@ -64,7 +64,8 @@ class Description(NamedTuple):
     `hosts` maps a host's name to the number of workers that stand there; `seconds` is the time from the
     executor's making until all stood, None before; `not_used` lists `(launcher, reason)` in the order in which
     they were tried; `ever_started` counts all worker processes that this pool ever forked; `preloaded` is what
-    each node imported once, None before; `staged` tells of a staged environment, None without one.
+    each node imported once, None before; `staged` tells of a staged environment, None without one;
+    `mpi` says which MPI the workers are ranks of, or why of none.
     """
 
     launcher: str
@@ -76,6 +77,7 @@ class Description(NamedTuple):
     ever_started: int
     preloaded: Preloaded | None = None
     staged: Staged | None = None
+    mpi: str = ""
 
     def _by_count(self) -> dict[int, list[str]]:
         hosts: dict[int, list[str]] = {}
@@ -88,7 +90,8 @@ class Description(NamedTuple):
         took = "" if self.seconds is None else f" after {self.seconds:.2f} s"
         why = "".join(f"; not {name}: {reason}" for name, reason in self.not_used)
         missing = "" if self.workers >= self.wanted else f" (of {self.wanted})"
-        more = "".join(f"; {what}" for what in (self.staged, self.preloaded) if what is not None)
+        mpi = f"; MPI: {self.mpi}" if self.mpi else ""
+        more = mpi + "".join(f"; {what}" for what in (self.staged, self.preloaded) if what is not None)
         return f"launcher {self.launcher or 'not chosen yet'}; workers: {where}{missing}{took}{more}{why}"
 
 

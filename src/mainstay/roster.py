@@ -60,10 +60,14 @@ class WorkerState:
         self.pid = 0
         self.known: set[int] = set()  # numbers of the functions that it has
         self.overran: Task | None = None  # for which it was killed, and whose files are to come first
+        self.world, self.rank = 0, -1  # of MPI, once it has enrolled
+        self.spent: list[int] = []  # communicators that it is to free
         self.saving = False  # it has ended, and its agent brings what it left before it says so
 
     def info(self, scheduled: Worker | None) -> WorkerInfo:
         state = "starting" if scheduled is None else "busy" if scheduled.hand else "idle"
+        if self.world:
+            return WorkerInfo(self.number, self.host, self.pid, f"mpi-{self.world}", self.rank, state)
         rank = list(self.agent.workers).index(self.number)
         return WorkerInfo(self.number, self.host, self.pid, self.agent.namespace, rank, state)
 
@@ -76,6 +80,7 @@ class Pool(Protocol):
     def worker_spoke(self, worker: WorkerState, frames: list[Frame]) -> None: ...
     def worker_leaving(self, worker: WorkerState) -> None: ...
     def worker_left(self, worker: WorkerState, end: End) -> None: ...
+    def slot_lent(self, agent: AgentState, frame: Frame) -> None: ...
     def worker_printed(self, name: str, frame: Frame) -> None: ...
     def break_down(self, error: BaseException) -> None: ...
 
@@ -205,6 +210,10 @@ class Roster:
         """The nodes that the launcher had to leave out, and why."""
         return {} if self._launches.current is None else self._launches.current.absent
 
+    def kept(self) -> dict[str, int]:
+        """Return how many workers each host is to have."""
+        return dict(Counter(worker.host for worker in self.workers.values()))
+
     def is_complete(self) -> bool:
         """Whether every agent has come, and every worker that it was to fork."""
         return self._complete and all(agent.stands for agent in self.agents)
@@ -251,6 +260,8 @@ class Roster:
                 self._fork(agent, agent.workers)
             elif frame.kind == Kind.PRELOAD_FAILED:
                 self._preload_failed(agent, Failure(*load(frame.body)))
+            elif frame.kind == Kind.LENT:
+                self._pool.slot_lent(agent, frame)
             elif frame.kind == Kind.OUTPUT:
                 self._pool.worker_printed(f"{agent.host}/{frame.number}", frame)
             elif frame.kind == Kind.SAVING and frame.number in agent.workers:

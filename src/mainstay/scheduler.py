@@ -269,12 +269,12 @@ class Scheduler:
                 worker.idle = False
                 actions.append(Send(worker.id, self._fill(worker, queue, 1, now)))
                 continue
-            self._occupy(chosen, now)
+            self.occupy(chosen, now)
             actions.append(chosen)
         if self._idle and not gangs:
             actions += self._dispatch(now)  # the single tasks that stood behind
 
-    def _occupy(self, chosen: Assemble | Enrol | Replace, now: float) -> None:
+    def occupy(self, chosen: Assemble | Enrol | Replace, now: float) -> None:
         """Take the workers that were chosen out of those that idle."""
         if isinstance(chosen, Replace):
             self._retire(self.workers[chosen.worker])

@@ -57,6 +57,7 @@ def setup(
     initargs: tuple[Any, ...],
     scratch: str | os.PathLike[str] | None,
     node_timeout: float,
+    mpi: bool | str,
 ) -> dict[str, Any]:
     """Return what each node is told, so that its workers look like this process.
 
@@ -72,7 +73,14 @@ def setup(
         "initializer": None if initializer is None else _detached((initializer, initargs)),
         "scratch": None if scratch is None else os.fspath(scratch),
         "node_timeout": node_timeout,
+        "mpi": _checked_mpi(mpi),
     }
+
+
+def _checked_mpi(mpi: bool | str) -> bool | str:
+    if mpi not in ("auto", True, False):
+        raise ValueError(f"mpi must be 'auto', True or False; given: {mpi!r}")
+    return mpi
 
 
 def _detached(obj: object) -> tuple[bytes, list[bytearray]]:

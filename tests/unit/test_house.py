@@ -28,6 +28,7 @@ LAYERS = [
     ["outcomes", "door", "reactor", "launches", "preloading", "turns"],
     ["ending", "files", "settings"],
     ["roster", "keeping"],
+    ["acting", "enrolment"],
     ["muster"],
     ["broker"],
     ["futures", "lifetime", "mapping"],

@@ -1,10 +1,11 @@
 """A worker as an MPI rank: taking over an identity, and the communicators of the gangs that it is in.
 
 MPI is initialised once, when the first gang is asked for, in all workers of a namespace together. Between gangs a
-worker waits on its socket like any other, since a blocked MPI call would burn a core. Each gang gets a communicator of
-its own: what one gang leaves unreceived, or breaks, is never met by the next. It is freed when the client says that the
-gang ended well on all its ranks; before that, one rank might still be sending what another no longer expects.
-`Create_group` builds it without the ranks that are not in it, in some 30 µs with MPICH and with Open MPI.
+worker waits on its socket like any other, since a blocked MPI call would burn a core. `Create_group` builds a
+communicator without the ranks that are not in it, in some 30 µs with MPICH and with Open MPI, and more where there are
+fewer cores than ranks. It is kept for the next gang of the same ranks, and the client says when it is to be freed, so
+that all of its ranks have it or none. It is not used again after a gang that failed, or that left a message unreceived,
+and not freed then either: MPI would give its number to another, which would meet that message.
 """
 
 from __future__ import annotations
@@ -39,12 +40,12 @@ class Enrolled(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A worker's part in a gang: the gang's number, and its members' MPI ranks in their order.
+    """A worker's part in a gang: the communicator's number, and its members' MPI ranks in their order.
 
-    `answers` says whether this rank's result is wanted; `spent` are earlier gangs of this worker that ended well.
+    `answers` says whether this rank's result is wanted; `spent` are communicators that are to be freed.
     """
 
-    gang: int
+    communicator: int
     members: tuple[int, ...]
     answers: bool
     spent: tuple[int, ...]
@@ -68,7 +69,7 @@ class Rank:
         self._session = MPI.Session.Init() if hasattr(MPI, "Session") else None  # kept for life
         self._group = self._world.Get_group()
         self.is_silent = False  # nobody wants this rank's result
-        self._communicators: dict[int, Intracomm] = {}  # of gangs that are not known to have ended well
+        self._communicators: dict[int, Intracomm] = {}
 
     def join(self, frame: Frame) -> Intracomm:
         """Return the communicator of the gang that a frame calls to; all members call this at once.
@@ -77,13 +78,14 @@ class Rank:
         """
         part = Part(*pickle.loads(frame.buffers.pop(0)))
         for spent in part.spent:
-            self._communicators.pop(spent).Free()
-        group = self._group.Incl(part.members)
-        communicator = self._world.Create_group(group, part.gang % TAGS)
-        group.Free()
-        self._communicators[part.gang] = communicator
+            if spent in self._communicators:
+                self._communicators.pop(spent).Free()
         self.is_silent = not part.answers
-        return communicator
+        if part.communicator not in self._communicators:
+            group = self._group.Incl(part.members)
+            self._communicators[part.communicator] = self._world.Create_group(group, part.communicator % TAGS)
+            group.Free()
+        return self._communicators[part.communicator]
 
 
 def enrol(body: Bytes) -> tuple[Rank | None, Enrolled]:

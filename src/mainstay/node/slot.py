@@ -41,5 +41,8 @@ if __name__ == "__main__":
     try:
         _signal.signal(_signal.SIGUSR1, _signal.SIG_IGN)
         lend(sys.argv[1])
+    except BaseException as error:
+        sys.stderr.write(f"a slot could not lend its rank: {error!r}\n")
+        sys.stderr.flush()
     finally:
         posix._exit(0)

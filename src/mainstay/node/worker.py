@@ -61,6 +61,7 @@ class Worker:
         self._answers = False  # a recall may be answered now: nothing is being read or sent
         self._recalled = False  # one came when it could not be answered
         self._flushed = 0.0
+        self._left = False  # the gang that ran last has left a message unreceived
         self._rank: Rank | None = None  # once the pool has asked for a gang
         self._run_call = self._run
         if "MAINSTAY_AUDIT" in os.environ:
@@ -111,12 +112,14 @@ class Worker:
         if self._recalled:
             self._answer_recall()
         try:
+            self._left = False
             run = self._run_call if frame.kind == Kind.CALL else self._run_part
             kind, (body, buffers) = Kind.RESULT, run(frame)
         except BaseException as error:
             kind, body, buffers = Kind.ERROR, describe_error(error), ()
         self._answers = False
-        self._outbox += encode(kind, body, buffers, task=frame.task, number=_micros(perf_counter() - started))
+        micros, left = _micros(perf_counter() - started), self._left
+        self._outbox += encode(kind, body, buffers, task=frame.task, number=micros, attempt=left)
         if buffers:
             self._flush()  # before the next call, which may write into the same array
 
@@ -141,7 +144,9 @@ class Worker:
         assert self._rank is not None, "a gang came before the worker was enrolled"
         context.communicator = self._rank.join(frame)
         try:
-            return self._run_call(frame)
+            payload = self._run_call(frame)
+            self._left = context.communicator.Iprobe()
+            return payload
         finally:
             context.communicator, self._rank.is_silent = None, False
 

@@ -47,6 +47,28 @@ def load(body: Bytes, buffers: list[bytearray] | tuple[()] = ()) -> Any:
     return pickle.loads(body, buffers=buffers)
 
 
+class _Gathered:
+    """Stands for a list of objects that are payloads already; what is unpickled is the list itself."""
+
+    def __init__(self, parts: list[tuple[Bytes, list[bytearray]]]) -> None:
+        self._parts = parts
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        parts = [(bytes(body), [pickle.PickleBuffer(buffer) for buffer in buffers]) for body, buffers in self._parts]
+        return load_all, (parts,)
+
+
+def gather(parts: list[tuple[Bytes, list[bytearray]]]) -> tuple[bytes, list[bytearray]]:
+    """Return several payloads as one, of the list of their objects; no array is copied."""
+    body = pickle.dumps(_Gathered(parts), PROTOCOL, buffer_callback=lambda buffer: None)
+    return body, [buffer for _, buffers in parts for buffer in buffers]
+
+
+def load_all(parts: list[tuple[Bytes, list[bytearray]]]) -> list[Any]:
+    """Return the objects of several payloads."""
+    return [load(body, buffers) for body, buffers in parts]
+
+
 def _dump_by_value(obj: object) -> Payload:
     import cloudpickle  # type: ignore[import-untyped]
 

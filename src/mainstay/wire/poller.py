@@ -42,9 +42,9 @@ class Poller:
         return self._epoll.poll(timeout)
 
     def handle(self, ready: list[tuple[int, int]]) -> None:
-        for fd, events in ready:
-            handler = self._handlers.get(fd)
-            if handler is not None:  # else forgotten by a handler just before
+        """Call the handlers of what was ready; not one that came in the meantime, to a number that was free again."""
+        for fd, events, handler in [(fd, events, self._handlers.get(fd)) for fd, events in ready]:
+            if handler is not None and self._handlers.get(fd) is handler:
                 handler(events)
 
     def turn(self) -> bool:

@@ -1,0 +1,241 @@
+"""What the scheduler orders, carried out: tasks become frames for workers, gangs frames for several at once.
+
+Send ─▶ DEFINE, CALL ─▶ worker          Assemble ─▶ GANG with its part ─▶ each member
+Recall, Kill, Replace ─▶ agent          Disband ◀── results by rank, or the first failure
+"""
+
+from __future__ import annotations
+
+import pickle
+import time
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+from mainstay import outcomes
+from mainstay.orders import Action, Assemble, Disband, Enrol, GiveUp, Kill, Recall, Replace, Send, Task
+from mainstay.outcomes import End, KeepsNothing, Outcome
+from mainstay.roster import Roster, WorkerState
+from mainstay.scheduler import Scheduler
+from mainstay.wire.frames import Bytes, Frame, Kind, encode
+from mainstay.wire.functions import Function
+from mainstay.wire.payload import gather
+
+MOST_KEPT = 256  # communicators; MPICH has room for some 2,000 in a process
+now = time.monotonic
+
+
+class Pool(Protocol):
+    """What the orders are carried out on."""
+
+    scheduler: Scheduler
+    roster: Roster
+    keeper: KeepsNothing
+    tasks: dict[int, Task]
+    functions: dict[int, Function]
+
+    def resolve(self, task: Task, error: BaseException) -> None: ...
+    def ended(self, task: Task, outcome: Outcome, seconds: float) -> None: ...
+
+
+class Fallen(NamedTuple):
+    """A worker that ended under a gang."""
+
+    worker: WorkerState
+    end: End
+
+
+class Gang:
+    """A gang under way: its members in the order of its ranks, what came from each, and who fell."""
+
+    def __init__(self, task: Task, members: list[WorkerState]) -> None:
+        self.task, self.members = task, members
+        self.frames: dict[int, Frame] = {}
+        self.fallen: dict[int, Fallen] = {}
+
+    def place(self, worker: int) -> str:
+        """Return which rank a worker is, in words."""
+        rank = [member.number for member in self.members].index(worker)
+        return f"rank {rank} of {len(self.members)}"
+
+
+class Communicators:
+    """Which communicators the workers keep, by their members; all members of one have it, or none."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[tuple[WorkerState, ...], int] = {}  # the one that was used last stands last
+        self._count = 0
+
+    def number(self, members: list[WorkerState]) -> int:
+        """Return the number of these members' communicator, which may be new."""
+        key = tuple(members)
+        number = self._numbers.pop(key, None)
+        if number is None:
+            self._count += 1
+            number = self._count
+        self._numbers[key] = number
+        if len(self._numbers) > MOST_KEPT:
+            self._free(next(iter(self._numbers)))
+        return number
+
+    def spoil(self, members: list[WorkerState]) -> None:
+        """These members' communicator is not to be used again."""
+        self._numbers.pop(tuple(members), None)
+
+    def forget(self, worker: WorkerState) -> None:
+        """A worker has ended."""
+        for key in [key for key in self._numbers if worker in key]:
+            self._free(key)
+
+    def _free(self, key: tuple[WorkerState, ...]) -> None:
+        number = self._numbers.pop(key)
+        for worker in key:
+            worker.spent.append(number)
+
+
+class Acting:
+    """Carries out actions; each may lead to others, which follow those that were decided before."""
+
+    def __init__(self, pool: Pool, enrol: Callable[[list[int]], None]) -> None:
+        self._pool, self._enrol = pool, enrol
+        self._gangs: dict[int, Gang] = {}  # by task
+        self._communicators = Communicators()
+
+    def act(self, actions: list[Action]) -> None:
+        roster = self._pool.roster
+        for action in actions:
+            if isinstance(action, Send):
+                actions += self._send(action)
+            elif isinstance(action, Recall):
+                roster.tell(action.worker, Kind.RECALL)
+            elif isinstance(action, Kill):
+                roster.tell(action.worker, Kind.KILL)
+                if action.task.brings:
+                    roster.workers[action.worker].overran = action.task  # its files come first
+                else:
+                    actions += self.overran(action.task)
+            elif isinstance(action, Assemble):
+                actions += self._assemble(action)
+            elif isinstance(action, Disband):
+                actions += self._disband(action)
+            elif isinstance(action, Replace):
+                roster.tell(action.worker, Kind.KILL)
+            elif isinstance(action, Enrol):
+                self._enrol(action.workers)
+
+    def _send(self, action: Send) -> list[Action]:
+        worker = self._pool.roster.workers[action.worker]
+        assert worker.connection is not None
+        pieces: list[Bytes] = []
+        cancelled = [task.id for task in action.tasks if not self._begins(task)]
+        for task in action.tasks:
+            if task.id not in cancelled:
+                pieces += self._frames(worker, task)
+        if pieces:
+            worker.connection.send(pieces)
+        return self._pool.scheduler.dropped(action.worker, cancelled, now()) if cancelled else []
+
+    def _begins(self, task: Task) -> bool:
+        """Whether a task is still wanted; its future is running from now on."""
+        pool = self._pool
+        if task.id in pool.tasks and (task.begun or task.future.set_running_or_notify_cancel()):
+            task.begun = True
+            return True
+        pool.tasks.pop(task.id, None)
+        pool.keeper.forget(task)
+        return False
+
+    def _frames(self, worker: WorkerState, task: Task, part: bytes | None = None) -> list[Bytes]:
+        """Return the frames that call a worker; with the function, if it does not have that yet."""
+        pieces: list[Bytes] = []
+        if task.function not in worker.known:
+            worker.known.add(task.function)
+            payload = self._pool.functions[task.function].payload
+            pieces += encode(Kind.DEFINE, payload.body, payload.buffers, number=task.function)
+        body, buffers = task.payload
+        kind = Kind.CALL
+        if part is not None:
+            kind, buffers = Kind.GANG, [memoryview(part), *buffers]
+        attempt = min(task.attempt, 255)
+        return pieces + encode(kind, body, buffers, number=task.function, task=task.id, attempt=attempt)
+
+    def overran(self, task: Task) -> list[Action]:
+        """A task has run out of time."""
+        if task.retries > 0 and task.id in self._pool.tasks:
+            return self._pool.scheduler.retry(task, now())
+        self._pool.resolve(task, outcomes.timed_out(task, self._label(task)))
+        return []
+
+    def give_up(self, action: GiveUp, worker: WorkerState, end: End) -> None:
+        """A task has ended more workers than it may."""
+        label = self._label(action.task)
+        self._pool.resolve(action.task, outcomes.worker_died(action.task, label, worker.host, worker.pid, end))
+
+    def _label(self, task: Task) -> str:
+        return task.label or self._pool.functions[task.function].name
+
+    # -- gangs
+
+    def _assemble(self, action: Assemble) -> list[Action]:
+        scheduler, task = self._pool.scheduler, action.task
+        if not self._begins(task):
+            scheduler.gangs.unassembled(task)
+            return scheduler.released([], now())
+        assert task.gang is not None
+        gang = self._gangs[task.id] = Gang(task, [self._pool.roster.workers[number] for number in action.workers])
+        number = self._communicators.number(gang.members)
+        ranks = tuple(worker.rank for worker in gang.members)
+        for index, worker in enumerate(gang.members):
+            assert worker.connection is not None
+            answers = index == 0 or not task.gang.root_only
+            part = pickle.dumps((number, ranks, answers, tuple(worker.spent)))
+            worker.spent.clear()
+            worker.connection.send(self._frames(worker, task, part))
+        return []
+
+    def part_ended(self, task: Task, frame: Frame, worker: WorkerState) -> None:
+        """A rank of a gang has answered."""
+        gang = self._gangs.get(task.id)
+        if gang is not None and worker in gang.members:
+            gang.frames[worker.number] = frame
+            how = "raised" if frame.kind == Kind.ERROR else "returned"
+            scheduler = self._pool.scheduler
+            self.act(scheduler.released(scheduler.gangs.part_ended(task, worker.number, how, now()), now()))
+
+    def fell(self, worker: WorkerState, end: End) -> None:
+        """A worker has ended; if it was in a gang, that will want to know how."""
+        for gang in self._gangs.values():
+            if worker in gang.members and worker.number not in gang.frames:
+                gang.fallen[worker.number] = Fallen(worker, end)
+                self._communicators.spoil(gang.members)
+        self._communicators.forget(worker)
+
+    def _disband(self, action: Disband) -> list[Action]:
+        pool, task = self._pool, action.task
+        gang = self._gangs.pop(task.id)
+        if action.how != "returned" or any(frame.attempt for frame in gang.frames.values()):
+            self._communicators.spoil(gang.members)  # a message may be left in it
+        if action.how == "overran":
+            return self.overran(task)
+        if action.failed is None:
+            self._succeeded(gang)
+        elif action.how == "died":
+            worker, end = gang.fallen[action.failed]
+            label, place = self._label(task), gang.place(action.failed)
+            pool.resolve(task, outcomes.worker_died(task, label, worker.host, worker.pid, end, place))
+        elif task.retries > 0 and task.id in pool.tasks:
+            return pool.scheduler.retry(task, now())
+        else:
+            frame, worker = gang.frames[action.failed], pool.roster.workers[action.failed]
+            outcome = Outcome(task.future, frame, None, worker.host, worker.number, gang.place(worker.number))
+            pool.ended(task, outcome, frame.number / 1e6)
+        return []
+
+    def _succeeded(self, gang: Gang) -> None:
+        assert gang.task.gang is not None
+        root, frames = gang.members[0], [gang.frames[worker.number] for worker in gang.members]
+        whole = frames[0]
+        if not gang.task.gang.root_only:
+            body, buffers = gather([(frame.body, frame.buffers) for frame in frames])
+            whole = frames[0]._replace(body=body, buffers=buffers)
+        seconds = max(frame.number for frame in frames) / 1e6
+        self._pool.ended(gang.task, Outcome(gang.task.future, whole, None, root.host, root.number), seconds)

