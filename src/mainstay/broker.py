@@ -298,7 +298,6 @@ class Broker:
     # -- events
 
     def worker_joined(self, worker: WorkerState) -> None:
-        self.scheduler.gangs.kept = self.roster.kept()
         self.act(self.scheduler.joined(worker.number, now(), worker.host))
         self.muster.joined()
 
@@ -308,7 +307,8 @@ class Broker:
     def slot_lent(self, agent: AgentState, frame: Frame) -> None:
         self.enrolments.lent(agent, frame)
 
-    def someone_came(self) -> None:
+    def headcount_changed(self) -> None:
+        self.scheduler.gangs.kept = self.roster.kept()
         self.muster.look()
 
     def worker_spoke(self, worker: WorkerState, frames: list[Frame]) -> None:

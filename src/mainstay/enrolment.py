@@ -122,6 +122,7 @@ class Enrolments:
         self.library = ""
         self._coming: World | None = None
         self._deadline: float | None = None
+        self._short_since: float | None = None  # since when a gang has waited that the pool has become too small for
         self._standing: dict[int, World] = {}
         self._count = self._failures = 0
 
@@ -281,11 +282,29 @@ class Enrolments:
     # -- time
 
     def next_deadline(self) -> float | None:
-        return self._deadline
+        short = None if self._short_since is None else self._short_since + self._patience
+        return min((at for at in (self._deadline, short) if at is not None), default=None)
 
     def tick(self, time_now: float) -> None:
+        self._give_up_too_large(time_now)
         if self._deadline is not None and self._deadline <= time_now:
             self._fail(f"they did not stand within start_timeout={self._patience:g} s")
+
+    def _give_up_too_large(self, time_now: float) -> None:
+        """Nodes were lost, and have had their time to come back: what wants more workers than are left, has no hope."""
+        gangs = self._pool.scheduler.gangs
+        most = sum(gangs.kept.values())
+        short = [task for task in gangs.heads() if task.gang is not None and task.gang.least > most] if most else []
+        if not short:
+            self._short_since = None
+        elif self._short_since is None:
+            self._short_since = time_now
+        elif self._short_since + self._patience <= time_now:
+            for task in short:
+                assert task.gang is not None
+                gangs.remove(task)
+                told = f"it wants {task.gang.least} workers at least; the pool has lost some, and has {most} now"
+                self._pool.resolve(task, GangError(f"the gang cannot run: {told}"))
 
     def close(self) -> None:
         """The agents have ended, and the slots with them."""

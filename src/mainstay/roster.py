@@ -75,7 +75,7 @@ class WorkerState:
 class Pool(Protocol):
     """What the roster reports to."""
 
-    def someone_came(self) -> None: ...
+    def headcount_changed(self) -> None: ...
     def worker_joined(self, worker: WorkerState) -> None: ...
     def worker_spoke(self, worker: WorkerState, frames: list[Frame]) -> None: ...
     def worker_leaving(self, worker: WorkerState) -> None: ...
@@ -164,7 +164,7 @@ class Roster:
             self._turns.came(agent)
             self._give_turns()
         self._complete = len(self.agents) >= attempt.nodes
-        self._pool.someone_came()
+        self._pool.headcount_changed()
 
     def _share(self, slots: int | None, cores: int, nodes: int) -> int:
         """Return how many of the pool's workers the agent that came last gets."""
@@ -297,6 +297,7 @@ class Roster:
             self._pool.worker_leaving(worker)  # all, before the tasks of the first look for another
         for worker in lost:
             self._worker_gone(worker, End())
+        self._pool.headcount_changed()
 
     # -- workers
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import random
 from collections import deque
 from math import inf
+from typing import ClassVar
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulation import LATENCY, Cluster
 
+from mainstay.enrolment import Enrolments
 from mainstay.gangs import GRACE, ROUNDS
 from mainstay.orders import Assemble, Disband, Enrol, Ranks, Replace, Send, Task
 from mainstay.scheduler import Scheduler
 
+TOO_SMALL = "it wants 2 workers at least; the pool has lost some, and has 1 now"
 ENROLLING = 0.1  # seconds that workers take to become ranks
 
 
@@ -342,6 +345,30 @@ def test_every_gang_ends_once_and_for_a_good_reason(nodes, steps):
     assert pool.scheduler.in_hand == pool.scheduler.queued == 0
     assert not pool.scheduler.gangs._running
     assert not pool.scheduler.gangs._timed
+
+
+def test_a_gang_that_the_pool_has_become_too_small_for_is_given_up_after_a_while():
+    class Lessened:
+        scheduler, roster = Scheduler(), None
+        resolved: ClassVar = []
+
+        def resolve(self, task, error):
+            self.resolved.append((task.id, str(error)))
+
+    pool = Lessened()
+    pool.scheduler.gangs.kept = {"n0": 1}
+    pool.scheduler.joined(0, 0.0, "n0")
+    pool.scheduler.submit(Task(7, 1, gang=Ranks(2, 2)), 0.0)
+    enrolments = Enrolments(pool, "auto", lambda: None, 120.0, None, None)
+    enrolments.tick(1.0)
+    assert enrolments.next_deadline() == 121.0
+    enrolments.tick(120.0)
+    assert pool.resolved == []
+    enrolments.tick(121.0)
+    assert pool.resolved == [(7, f"the gang cannot run: {TOO_SMALL}")]
+    assert not pool.scheduler.gangs
+    enrolments.tick(122.0)
+    assert enrolments.next_deadline() is None
 
 
 def test_a_cancelled_gang_lets_its_workers_go():

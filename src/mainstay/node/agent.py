@@ -22,7 +22,6 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from mainstay.node.home import Home
-from mainstay.node.lending import Doors
 from mainstay.node.output import Child, Output
 from mainstay.node.place import Place
 from mainstay.node.worker import serve_as_worker, take_place
@@ -34,6 +33,7 @@ from mainstay.wire.poller import READ, WRITE, Poller
 if TYPE_CHECKING:
     from resource import struct_rusage
 
+    from mainstay.node.lending import Doors
     from mainstay.node.standing import Standing
 
 HEARTBEATS = 6  # in the time after which a node that says nothing is taken for lost
@@ -61,7 +61,7 @@ class Agent:
         self._reader = FrameReader()
         self._unsent: deque[memoryview] = deque()
         self._poller = Poller()
-        self._doors = Doors(self._poller, self._send)
+        self._doors: Doors | None = None
         self._wants_to_send = self._wants_janitor = self._paused = False
         self._children: dict[int, Child] = {}
         self._porters: dict[int, tuple[int, dict[str, Any]]] = {}  # by pid: the worker, and how it ended
@@ -155,6 +155,9 @@ class Agent:
         elif frame.kind == Kind.RECALL:
             self._signal(frame.number, signal.SIGURG)
         elif frame.kind in (Kind.LEND, Kind.UNLEND):
+            from mainstay.node.lending import Doors
+
+            self._doors = self._doors or Doors(self._poller, self._send)
             self._doors.on_frame(frame)
         elif frame.kind == Kind.STOP:
             self._end_at = monotonic() + frame.number / 1000
@@ -218,9 +221,8 @@ class Agent:
             os.close(write)
         outputs = [Output(pipes[0][0], number, False), Output(pipes[1][0], number, True)]
         self._children[pid] = Child(number, pid, outputs)
-        if not self._paused:
-            for output in outputs:
-                self._listen(output)
+        for output in outputs if not self._paused else ():
+            self._listen(output)
         self._send(encode(Kind.FORKED, number=number, task=pid))
 
     def _become_worker(self, number: int, pipes: list[tuple[int, int]]) -> None:
@@ -267,9 +269,9 @@ class Agent:
         for child in self._children.values():
             for output in child.outputs:
                 os.close(output.fd)
-        self._doors.let_go()
-        if self._home is not None:
-            self._home.let_go()
+        for part in (self._doors, self._home):
+            if part is not None:
+                part.let_go()
 
     def _start_porter(self, number: int) -> int:
         """Have what worker `number` left brought to the client, and its part of the disk cleared."""
@@ -290,16 +292,14 @@ class Agent:
         self._poller.watch(output, lambda events: self._on_output(output))
 
     def _on_output(self, output: Output) -> None:
-        lines = output.read()
-        if lines is None:
+        if (lines := output.read()) is None:
             self._poller.forget(output)
-            return
-        self._pass_on(output, lines)
+        else:
+            self._pass_on(output, lines)
 
     def _pass_on(self, output: Output, lines: list[bytes]) -> None:
         if lines:
-            body = b"\n".join(lines)
-            self._send(encode(Kind.OUTPUT, body, number=output.worker, attempt=int(output.is_error)))
+            self._send(encode(Kind.OUTPUT, b"\n".join(lines), number=output.worker, attempt=int(output.is_error)))
 
     def _watch_for_deaths(self) -> None:
         self._wake_read, self._wake_write = socket.socketpair()

@@ -58,6 +58,8 @@ class Rank:
         fetch(enrolment.door, enrolment.rank)
         from mpi4py import MPI
 
+        if not MPI.Is_initialized():
+            MPI.Init_thread()  # the agent has preloaded it
         self._world = MPI.COMM_WORLD
         self.library = MPI.Get_library_version().split("\n")[0].strip("\0 ")
         if (self._world.rank, self._world.size) != (enrolment.rank, enrolment.size):
