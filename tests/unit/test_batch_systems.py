@@ -8,7 +8,7 @@ import pytest
 
 from mainstay.launch import find, lsf, pbs
 from mainstay.launch.hosted import reached_by
-from mainstay.launch.mpiexec import openmpi_argv
+from mainstay.launch.mpiexec import hydra_slots_argv, openmpi_argv, openmpi_slots_argv
 from mainstay.world import job_of
 
 
@@ -68,3 +68,26 @@ def test_open_mpi_hands_on_what_agents_must_know():
     argv = openmpi_argv("mpiexec", ["n1", "n2"], ["MAINSTAY_SLOTS"], ["agent"])
     assert argv[:5] == ["mpiexec", "--host", "n1,n2", "--map-by", "ppr:1:node"]
     assert argv[argv.index("-x") + 1] == "MAINSTAY_SLOTS"
+
+
+def test_ranks_are_started_where_and_as_many_as_told():
+    places, slot = {"n1": 2, "n2": 1}, ["slot", "door"]
+    assert hydra_slots_argv("mpiexec", places, False, slot) == (
+        ["mpiexec", "-disable-auto-cleanup", "-hosts", "n1:2,n2:1", "-n", "3", "slot", "door"]
+    )
+    assert "-hosts" not in hydra_slots_argv("mpiexec", {"n1": 2}, True, slot)
+    assert openmpi_slots_argv("mpiexec", places, False, slot) == (
+        [
+            "mpiexec",
+            "--continuous",
+            "--oversubscribe",
+            "--bind-to",
+            "none",
+            "--host",
+            "n1:2,n2:1",
+            "-n",
+            "3",
+            "slot",
+            "door",
+        ]
+    )

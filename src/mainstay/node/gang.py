@@ -61,7 +61,7 @@ class Rank:
         if not MPI.Is_initialized():
             MPI.Init_thread()  # the agent has preloaded it
         self._world = MPI.COMM_WORLD
-        self.library = MPI.Get_library_version().split("\n")[0].strip("\0 ")
+        self.library = " ".join(MPI.Get_library_version().strip("\0").split("\n")[0].split()[:4])
         if (self._world.rank, self._world.size) != (enrolment.rank, enrolment.size):
             raise RuntimeError(
                 f"mpi4py on this node uses {self.library!r}, which takes this process for rank {self._world.rank} of "
