@@ -112,7 +112,8 @@ class Broker:
             mine = self._is_mine()
             self._burst += not mine
             if mine or self._burst < BURST:
-                self._reactor.wake_by(self.scheduler.next_tick())
+                if actions:
+                    self._reactor.wake_by(self.scheduler.next_tick())
                 return
             done = self._serve_burst()
         deliver(done)

@@ -210,9 +210,7 @@ class Executor(concurrent.futures.Executor):
         if self._keeper is not None and options.journal:
             entry = self._keeper.entry_of(fn, function, options, args, kwargs)
             witness = entry.witness
-            found = self._keeper.find(
-                entry, options, future, lambda: self._submit(options, fn, args, kwargs, late=True)
-            )
+            found = self._keeper.find(entry, options, future, self._submit_late, fn, args, kwargs)
             if found is not None:
                 return found
         try:
@@ -220,9 +218,13 @@ class Executor(concurrent.futures.Executor):
             self._broker.submit(self._task(options, function, future, entry, words), function, late)
         except BaseException:
             if entry is not None and self._keeper is not None:
-                self._keeper.ends(entry, future)  # or the same call, submitted again, would follow this one for ever
+                self._keeper.ends(entry)  # or the same call, submitted again, would follow this one for ever
             raise
         return future
+
+    def _submit_late(self, *call: Any) -> concurrent.futures.Future[Any]:
+        """Submit what was submitted before the pool was closed."""
+        return self._submit(*call, late=True)
 
     def _words(
         self, options: Options, function: Function, args: Any, kwargs: Any, witness: Witness | None

@@ -247,7 +247,7 @@ class Gangs:
         self.released += self._running.pop(task.id).workers
 
     def next_deadline(self) -> float:
-        return min((running.deadline for running in self._timed.values()), default=inf)
+        return min(running.deadline for running in self._timed.values()) if self._timed else inf
 
     def overdue(self, now: float) -> list[Action]:
         """Return what is to be done about gangs whose time is over: their blocked workers are replaced."""

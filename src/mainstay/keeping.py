@@ -13,13 +13,13 @@ import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from mainstay.contents import Contents
 from mainstay.errors import PoolBroken, TaskTimeout, WorkerDied
 from mainstay.journal import installed
 from mainstay.journal.journal import Journal
-from mainstay.journal.keys import call_key, explicit_key, function_key, version_of
+from mainstay.journal.keys import call_key, explicit_key, function_key, plain_key, version_of
 from mainstay.journal.reach import Reach, Thing
 from mainstay.journal.record import FunctionInfo, Kept, Record
 from mainstay.journal.witness import Witness, witness
@@ -39,13 +39,29 @@ NOT_KEPT = (
 COPIED = 1 << 20  # bytes of arrays that are copied, so that the result need not wait for the disk
 
 
-class Entry(NamedTuple):
-    """What the journal will call a task, and what its worker is to compare."""
+class Entry:
+    """A call on its way into the journal: what it will be called there, and what its worker is to compare.
 
-    key: bytes
-    function: FunctionInfo
-    label: str
-    witness: Witness | None = None
+    While it is under way others may follow it: `options` are its own, and what it left is kept for those, where the
+    journal does not have it.
+    """
+
+    __slots__ = ("followers", "function", "future", "key", "label", "left", "options", "witness")
+
+    def __init__(self, key: bytes, function: FunctionInfo, label: str, witness: Witness | None = None) -> None:
+        self.key, self.function, self.label, self.witness = key, function, label, witness
+        self.future: Future[Any] | None = None
+        self.options: Options | None = None
+        self.followers = 0
+        self.left: Kept | None = None
+
+    def leads(self, future: Future[Any], options: Options) -> None:
+        """It is under way, as this future."""
+        self.future, self.options = future, options
+
+    @property
+    def has_ended(self) -> bool:
+        return self.future is None or self.future.done()
 
 
 class Known:
@@ -58,16 +74,6 @@ class Known:
         self.witness: Witness | None = None
 
 
-class Leader:
-    """A call under way. What it left is kept for those that follow it where the journal does not have it."""
-
-    __slots__ = ("followers", "future", "left", "options")
-
-    def __init__(self, future: Future[Any], options: Options) -> None:
-        self.future, self.options, self.followers = future, options, 0
-        self.left: Kept | None = None
-
-
 class Keeper(KeepsNothing):
     """Stands between a pool and its journal. `keep`, `hear` and `forget` want the broker's lock held.
 
@@ -77,7 +83,7 @@ class Keeper(KeepsNothing):
     def __init__(self, journal: Journal, in_process: Callable[[], bool]) -> None:
         self.journal, self._in_process = journal, in_process
         self._known: dict[int, Known] = {}  # by the function's number
-        self._under_way: dict[bytes, Leader] = {}
+        self._under_way: dict[bytes, Entry] = {}
         self._contents = Contents()
         self._claiming = threading.Lock()  # of two threads that submit one call, one runs it
         self._warned: set[str] = set()
@@ -92,9 +98,12 @@ class Keeper(KeepsNothing):
             return Entry(explicit_key(given(*args, **kwargs) if callable(given) else given), known.info, label)
         by_value = self._in_process()
         self._learn_key(fn, known, by_value)
-        reach = Reach(told=known.reach.told)
-        key = self._with_inputs(call_key(known.key, args, kwargs, fn, reach), options)
-        return Entry(key, known.info, label, self._witness_of(known, reach.things, by_value))
+        key, compared = plain_key(known.key, args, kwargs, fn), known.witness
+        if key is None:
+            reach = Reach(told=known.reach.told)
+            key = call_key(known.key, args, kwargs, fn, reach)
+            compared = self._witness_of(known, reach.things, by_value)
+        return Entry(self._with_inputs(key, options), known.info, label, compared)
 
     def entries_of(
         self, fn: Callable[..., Any], function: Function, options: Options, rows: list[tuple[Any, ...]]
@@ -131,35 +140,40 @@ class Keeper(KeepsNothing):
         return witness(known.reach.things | things, by_value) if things else known.witness
 
     def find(
-        self, entry: Entry, options: Options, future: Future[Any], again: Callable[[], Future[Any]]
+        self, entry: Entry, options: Options, future: Future[Any], again: Callable[..., Future[Any]], *call: Any
     ) -> Future[Any] | None:
         """Return a future for a call that finished before, or is under way; None: it must run, as `future`.
 
-        `again` submits it anew, should the one under way be cancelled, or fail under options that are not its own.
+        `again(options, *call)` submits it anew, should the one under way be cancelled, or fail under options that are
+        not its own.
         """
         with self._claiming:
             leader = self._under_way.get(entry.key)  # before the journal is asked, into which it goes before it ends
-            if leader is not None and leader.future.done():
+            if leader is not None and leader.has_ended:
                 leader = None
             if leader is not None:
                 leader.followers += 1
             elif not self.journal.has(entry.key, failed_too=not options.retry_failed):
-                self._under_way[entry.key] = Leader(future, options)
+                self._begins(entry, options, future)
                 return None
         if leader is None:
             found = self._restored(entry.key)
             if found is None:
-                self._under_way[entry.key] = Leader(future, options)
+                self._begins(entry, options, future)
             return found
         follower: Future[Any] = Future()
-        follows = partial(self._follow, leader, follower, entry.key, options, again)
+        follows = partial(self._follow, leader, follower, options, partial(again, options, *call))
+        assert leader.future is not None
         leader.future.add_done_callback(lambda _: follows())
         return follower
 
-    def ends(self, entry: Entry, future: Future[Any]) -> None:
+    def _begins(self, entry: Entry, options: Options, future: Future[Any]) -> None:
+        entry.leads(future, options)
+        self._under_way[entry.key] = entry
+
+    def ends(self, entry: Entry) -> None:
         """A call is no longer under way; another of the same key, begun since, still is."""
-        leader = self._under_way.get(entry.key)
-        if leader is not None and leader.future is future:
+        if self._under_way.get(entry.key) is entry:
             self._under_way.pop(entry.key, None)
 
     def _restored(self, key: bytes) -> Future[Any] | None:
@@ -177,13 +191,13 @@ class Keeper(KeepsNothing):
             future.set_exception(error)
         return future
 
-    def _follow(
-        self, leader: Leader, follower: Future[Any], key: bytes, options: Options, again: Callable[[], Future[Any]]
-    ) -> None:
+    def _follow(self, leader: Entry, follower: Future[Any], options: Options, again: Callable[[], Future[Any]]) -> None:
         """Give the follower a result of its own: the leader's owner may change what it got."""
         if not follower.set_running_or_notify_cancel():
             return
-        future = leader.future
+        future, key = leader.future, leader.key
+        assert future is not None
+        assert leader.options is not None
         try:
             if future.cancelled():
                 self._again(follower, again)
@@ -218,49 +232,29 @@ class Keeper(KeepsNothing):
         entry: Entry | None = task.entry
         if entry is None:
             return False
-        waits = self._put(entry, task, outcome, seconds)
-        if not waits:
-            self.ends(entry, task.future)  # only now: who finds it no longer under way is to find it in the journal
-        return waits
-
-    def _put(self, entry: Entry, task: Task, outcome: Outcome, seconds: float) -> bool:
         payload = payload_of(outcome)
-        if payload is None:
-            return False
-        failed, body, buffers = payload
-        waits = not is_unlike(outcome.future) and (self.journal.each or not is_small(buffers))
-        if not is_unlike(outcome.future):
-            self._append(entry, task, outcome, seconds, waits, payload)
-        leader = self._under_way.get(entry.key)
-        if leader is not None and leader.followers and not failed and not self.journal.has(entry.key, failed_too=False):
-            leader.left = Kept(False, bytes(body), copied(buffers))
+        waits = payload is not None and self._put(entry, task, outcome, seconds, *payload)
+        if not waits:
+            self.ends(entry)  # only now: who finds it no longer under way is to find it in the journal
         return waits
 
-    def _append(
-        self, entry: Entry, task: Task, outcome: Outcome, seconds: float, waits: bool, payload: tuple[bool, Any, Any]
-    ) -> None:
-        failed, body, buffers = payload
-        self.journal.append(
-            Record(
-                entry.key,
-                failed,
-                entry.function,
-                entry.label,
-                outcome.host or getattr(outcome.error, "host", ""),
-                outcome.worker,
-                time.time() - seconds,
-                seconds,
-                task.attempt + 1,
-                bytes(body),
-                buffers if waits else copied(buffers),
-            ),
-            partial(self._deliver, entry, outcome) if waits else None,
-        )
+    def _put(
+        self, entry: Entry, task: Task, outcome: Outcome, seconds: float, failed: bool, body: Any, buffers: Any
+    ) -> bool:
+        waits = False
+        if not is_unlike(outcome.future):
+            waits = self.journal.each or not is_small(buffers)
+            then = partial(self._deliver, entry, outcome) if waits else None
+            kept = buffers if waits else copied(buffers)
+            self.journal.append(record_of(entry, task, outcome, seconds, failed, bytes(body), kept), then)
+        if entry.followers and not failed and not self.journal.has(entry.key, failed_too=False):
+            entry.left = Kept(False, bytes(body), copied(buffers))
+        return waits
 
     def _deliver(self, entry: Entry, outcome: Outcome) -> None:
         """Deliver what is on disk now; those who follow it had to wait for that, too."""
         deliver([outcome])
-        self.ends(entry, outcome.future)
+        self.ends(entry)
 
     def keep_item(
         self, entry: Entry, failed: bool, body: bytes, buffers: Any, worker: str, started: float, seconds: float
@@ -286,7 +280,7 @@ class Keeper(KeepsNothing):
     def forget(self, task: Task) -> None:
         """A call is no longer under way."""
         if task.entry is not None:
-            self.ends(task.entry, task.future)
+            self.ends(task.entry)
 
     def close(self) -> None:
         """Write what waits."""
@@ -310,6 +304,17 @@ def payload_of(outcome: Outcome) -> tuple[bool, Any, Any] | None:
     if isinstance(outcome.error, (TaskTimeout, WorkerDied)):
         return True, describe_error(outcome.error), ()
     return None
+
+
+def record_of(
+    entry: Entry, task: Task, outcome: Outcome, seconds: float, failed: bool, body: bytes, buffers: Any
+) -> Record:
+    """Return what the journal is to keep of a task that has ended by itself."""
+    host = outcome.host or getattr(outcome.error, "host", "")
+    began, attempt = time.time() - seconds, task.attempt + 1
+    return Record(
+        entry.key, failed, entry.function, entry.label, host, outcome.worker, began, seconds, attempt, body, buffers
+    )
 
 
 def is_small(buffers: Any) -> bool:

@@ -43,13 +43,18 @@ def call_key(
 
     Raises `UnreliableKey`.
     """
-    if fn is not None and hasattr(fn, MARK):
+    if hasattr(fn, MARK):
         args, kwargs = _counted(fn, args, kwargs)
-    if not kwargs and (_ATOMS.issuperset(map(type, args)) or all(map(_is_plain, args))):
-        words = _words(args)
-        if words is not None:
-            return blake2b(function + words, digest_size=SIZE).digest()
-    return blake2b(function + _encoded(args, kwargs, fn, reach), digest_size=SIZE).digest()
+    key = plain_key(function, args, kwargs)
+    return key or blake2b(function + _encoded(args, kwargs, fn, reach), digest_size=SIZE).digest()
+
+
+def plain_key(function: bytes, args: tuple[Any, ...], kwargs: dict[str, Any], fn: Any = None) -> bytes | None:
+    """Return what `call_key` does, for arguments that are plain and all count; None for others."""
+    if kwargs or hasattr(fn, MARK) or not (_ATOMS.issuperset(map(type, args)) or all(map(_is_plain, args))):
+        return None
+    words = _words(args)
+    return None if words is None else blake2b(function + words, digest_size=SIZE).digest()
 
 
 def _is_plain(arg: object) -> bool:

@@ -118,10 +118,14 @@ class Reach:
         if by_value and not self._is_fixed:
             return False
         try:
-            return all(_same(get(), value) for get, value in self._reads)
+            for get, value in self._reads:  # a loop, since each call asks this
+                found = get()
+                if found is not value and not _same(found, value):
+                    return False
         except (AttributeError, ValueError):  # it is gone; a captured variable was emptied
             return False
+        return True
 
 
 def _same(one: object, other: object) -> bool:
-    return one is other or (type(one) is int and type(other) is int and one == other)
+    return type(one) is int and type(other) is int and one == other

@@ -45,7 +45,7 @@ class Record(NamedTuple):
     @property
     def size(self) -> int:
         """Bytes of the payload."""
-        return len(self.body) + sum(map(len, self.buffers))
+        return len(self.body) + (sum(map(len, self.buffers)) if self.buffers else 0)
 
 
 class Kept(NamedTuple):

@@ -10,7 +10,7 @@ from typing import Any
 from mainstay.errors import JournalError
 from mainstay.wire.frames import Bytes
 
-ROWS = (256, 32, 4, 1)  # rows of one statement; few sizes, so that SQLite need not compile new ones
+ROWS = (1000, 256, 32, 4, 1)  # rows of one statement; few sizes, so that SQLite need not compile new ones
 
 LISTING = """
     SELECT calls.id, lower(hex(key)), failed, functions.name, functions.version, label, hosts.name, worker, started,

@@ -288,7 +288,8 @@ class Store:
 
     def _row(self, call: int, record: Record, run: int) -> tuple[Any, ...]:
         key, failed, function, label, host, worker, started, seconds, attempt, _, _ = record
-        of, on = self.id_of("functions", tuple(map(clean, function))), self.id_of("hosts", (clean(host),))
+        of = self._ids.get(function) or self.id_of("functions", function)
+        on = self._ids.get((host,)) or self.id_of("hosts", (host,))
         return (call, key, failed, of, clean(label), on, worker, started, seconds, attempt, record.size, run)
 
     def id_of(self, table: str, values: tuple[str, ...]) -> int:
@@ -297,11 +298,12 @@ class Store:
         if known is None:
             columns = ("name", "version")[: len(values)]
             where = " AND ".join(f"{column} = ?" for column in columns)
-            row = self._one(f"SELECT id FROM {table} WHERE {where}", *values)  # noqa: S608  our own names
+            words = [clean(value) for value in values]
+            row = self._one(f"SELECT id FROM {table} WHERE {where}", *words)  # noqa: S608  our own names
             if row is None:
                 marks = ", ".join("?" * len(values))
                 into = f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks}) RETURNING id"  # noqa: S608
-                row = self._one(into, *values)
+                row = self._one(into, *words)
             known = self._ids[values] = int(row[0])
         return known
 

@@ -62,6 +62,7 @@ class Worker:
         self._recalled = False  # one came when it could not be answered
         self._flushed = 0.0
         self._left = False  # the gang that ran last has left a message unreceived
+        self._unlike: Callable[[Witness], tuple[str, ...]] | None = None  # once it is wanted
         self._rank: Rank | None = None  # once the pool has asked for a gang
         self._run_call = self._run
         if "MAINSTAY_AUDIT" in os.environ:
@@ -160,9 +161,11 @@ class Worker:
     def _compare(self, witness: Witness | None, task: int) -> None:
         """Tell the client at once where a call computes with something else than the client has."""
         if witness is not None:
-            from mainstay.journal.witness import unlike  # only where there is a journal
+            if self._unlike is None:
+                from mainstay.journal.witness import unlike  # only where there is a journal
 
-            names = unlike(witness)
+                self._unlike = unlike
+            names = self._unlike(witness)
             if names:
                 self._answers = False
                 self._outbox += encode(Kind.UNLIKE, pickle.dumps(names), task=task)
