@@ -55,10 +55,6 @@ class Entry:
         self.followers = 0
         self.left: Kept | None = None
 
-    def leads(self, future: Future[Any], options: Options) -> None:
-        """It is under way, as this future."""
-        self.future, self.options = future, options
-
     @property
     def has_ended(self) -> bool:
         return self.future is None or self.future.done()
@@ -103,7 +99,9 @@ class Keeper(KeepsNothing):
             reach = Reach(told=known.reach.told)
             key = call_key(known.key, args, kwargs, fn, reach)
             compared = self._witness_of(known, reach.things, by_value)
-        return Entry(self._with_inputs(key, options), known.info, label, compared)
+        if options.stage_in:
+            key = self._contents.joined(key, options.stage_in)
+        return Entry(key, known.info, label, compared)
 
     def entries_of(
         self, fn: Callable[..., Any], function: Function, options: Options, rows: list[tuple[Any, ...]]
@@ -115,13 +113,11 @@ class Keeper(KeepsNothing):
         label, by_value = options.label or function.name, self._in_process()
         self._learn_key(fn, known, by_value)
         reach = Reach(told=known.reach.told)
-        keys = (self._with_inputs(call_key(known.key, row, {}, fn, reach), options) for row in rows)
+        keys = (call_key(known.key, row, {}, fn, reach) for row in rows)
+        if options.stage_in:
+            keys = (self._contents.joined(key, options.stage_in) for key in keys)
         entries = [Entry(key, known.info, label) for key in keys]
         return entries, self._witness_of(known, reach.things, by_value)
-
-    def _with_inputs(self, key: bytes, options: Options) -> bytes:
-        """Return the key of a call with what its staged inputs hold."""
-        return self._contents.joined(key, options.stage_in) if options.stage_in else key
 
     def _learn(self, fn: Callable[..., Any], function: Function) -> Known:
         inner = getattr(fn, "func", fn)  # of a partial
@@ -168,7 +164,7 @@ class Keeper(KeepsNothing):
         return follower
 
     def _begins(self, entry: Entry, options: Options, future: Future[Any]) -> None:
-        entry.leads(future, options)
+        entry.future, entry.options = future, options
         self._under_way[entry.key] = entry
 
     def ends(self, entry: Entry) -> None:
@@ -242,7 +238,7 @@ class Keeper(KeepsNothing):
         self, entry: Entry, task: Task, outcome: Outcome, seconds: float, failed: bool, body: Any, buffers: Any
     ) -> bool:
         waits = False
-        if not is_unlike(outcome.future):
+        if not task.future.unlike:
             waits = self.journal.each or not is_small(buffers)
             then = partial(self._deliver, entry, outcome) if waits else None
             kept = buffers if waits else copied(buffers)

@@ -146,8 +146,11 @@ class Journal:
 
     def _commit(self) -> bool:
         """Write what waits; say whether that worked. What is to follow follows in any case."""
-        thens = take(self._thens)  # before the group: each call came before what is to follow it
-        group = take(self._fresh)
+        thens = take(self._thens, len(self._thens))  # before the group: each call came before what is to follow it
+        waits_no_longer = bool(thens) or self._closing
+        group = take(self._fresh, len(self._fresh) if waits_no_longer else of_full_groups(len(self._fresh)))
+        if self._fresh:
+            self._some.set()
         try:
             if group:
                 self._write(group)
@@ -187,7 +190,7 @@ class Journal:
 
     def _write_together(self, records: list[Record]) -> None:
         old = {record.key: self._failed[record.key] for record in records if record.key in self._failed}
-        written = [with_attempts(record, old) for record in records]
+        written = [with_attempts(record, old) for record in records] if old else records
         doubted = [self._done[record.key] for record in records if record.key in self._done]
         ids = self.store.write(written, [*doubted, *(call for call, _ in old.values())])
         for record, call in zip(written, ids, strict=True):
@@ -230,9 +233,18 @@ class Journal:
             self.error = error
 
 
-def take(queue: deque[T]) -> list[T]:
-    """Return what is in a queue, and leave it empty but for what comes meanwhile."""
-    return [queue.popleft() for _ in range(len(queue))]
+def take(queue: deque[T], count: int) -> list[T]:
+    """Return as many from the front of a queue, to which more may be added meanwhile."""
+    return [queue.popleft() for _ in range(count)]
+
+
+def of_full_groups(count: int) -> int:
+    """Return how many to write now of so many that wait: where they fill groups, the rest belongs to the next.
+
+    A full group goes in by one statement. In the middle of a group there are several, and after each the thread waits
+    for the interpreter's lock.
+    """
+    return count - count % GROUP if count > GROUP else count
 
 
 def with_attempts(record: Record, old: dict[bytes, tuple[int, int]]) -> Record:
