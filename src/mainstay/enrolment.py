@@ -2,12 +2,12 @@
 
     begin ─▶ LEND ─▶ agents               launcher ─▶ mpiexec ─▶ slots ─▶ LENT ─┐
                                                                                ▼ all have come
-    worlds that stand ◀── ENROLLED, all ◀── workers: MPI is initialised ◀── ENROL, to each worker
+    namespaces that stand ◀── ENROLLED, all ◀── workers: MPI is initialised ◀── ENROL, to each worker
 
-A world is one such launch: a name space of ranks that live and die together. It is launched when the first gang is
-asked for (or at the start, with `mpi=True`), for the workers that idle then; workers that come later, in the place of
-dead ones, are of a later world. When one worker fails to enrol, the others would wait for it for ever in MPI: all of
-them are replaced, and it is tried again, `MOST_FAILURES` times one after another; then gangs are refused.
+A namespace is one such launch, and its ranks. It is launched when the first gang is asked for (or at the start, with
+`mpi=True`), for the workers that idle then; workers that come later, in the place of dead ones, are of a later
+namespace. When one worker fails to enrol, the others would wait for it for ever in MPI: all of them are replaced, and
+it is tried again, `MOST_FAILURES` times one after another; then gangs are refused.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ class Pool(Protocol):
     def resolve(self, task: Task, error: BaseException) -> None: ...
 
 
-class World:
+class Namespace:
     """One launch of slots, and the workers that take over their identities."""
 
     def __init__(self, number: int, workers: list[WorkerState]) -> None:
-        self.number, self.door = number, f"mainstay-{secrets.token_hex(8)}"
+        self.number, self.name, self.door = number, f"mpi-{number}", f"mainstay-{secrets.token_hex(8)}"
         self.size = len(workers)
         self.workers = {worker.number: worker for worker in workers}
         self.agents = list(dict.fromkeys(worker.agent for worker in workers))
@@ -103,7 +103,7 @@ class Enrolments:
     Args:
         mpi: "auto" (when the first gang is asked for), True (at the start) or False (never).
         launcher: returns the launcher whose agents stand, None between two.
-        patience: seconds that a world may take to stand.
+        patience: seconds that a namespace may take to stand.
         post: runs a call in the broker's thread.
     """
 
@@ -120,10 +120,10 @@ class Enrolments:
         self._patience, self._post, self._log = patience, post, log
         self.refused = "" if mpi else "the pool was made with mpi=False; leave that out, or say mpi=True"
         self.library = ""
-        self._coming: World | None = None
+        self._coming: Namespace | None = None
         self._deadline: float | None = None
         self._short_since: float | None = None  # since when a gang has waited that the pool has become too small for
-        self._standing: dict[int, World] = {}
+        self._standing: dict[str, Namespace] = {}  # by name
         self._count = self._failures = 0
 
     def checked(self, ranks: int | tuple[int, int] | str, gather: str) -> Ranks:
@@ -155,13 +155,13 @@ class Enrolments:
         """Return what is to be said of MPI: which it is, or why there is none."""
         if self.refused:
             return f"none: {self.refused}"
-        ranks = sum(len(world.workers) for world in self._standing.values())
+        ranks = sum(len(namespace.workers) for namespace in self._standing.values())
         return f"{self.library}, {ranks} ranks" if self.library else "not asked for yet"
 
     def stands(self) -> list[Action]:
         """The pool stands as far as it will: from now on workers may enrol."""
         scheduler = self._pool.scheduler
-        actions = scheduler.enrolled([], 0, now())
+        actions = scheduler.enrolled([], "", now())
         if self._mpi is True and not self.refused:
             everyone = Enrol([worker.id for worker in scheduler.workers.values() if worker.idle])
             scheduler.occupy(everyone, now())
@@ -169,100 +169,99 @@ class Enrolments:
         return actions
 
     def begin(self, numbers: list[int]) -> None:
-        """Make these workers ranks of one world."""
+        """Make these workers ranks of one namespace."""
         launcher = self._launcher()
         if launcher is None:
-            self._pool.act(self._pool.scheduler.enrolled(numbers, 0, now()))
+            self._pool.act(self._pool.scheduler.enrolled(numbers, "", now()))
             return
         self._count += 1
-        world = self._coming = World(self._count, [self._pool.roster.workers[number] for number in numbers])
+        namespace = self._coming = Namespace(self._count, [self._pool.roster.workers[number] for number in numbers])
         self._deadline = now() + self._patience
-        for agent in world.agents:
-            agent.connection.send(encode(Kind.LEND, world.door.encode(), number=world.number))
-        world.launch(launcher, lambda reason: self._post(lambda: self._launch_ended(world, reason)))
+        for agent in namespace.agents:
+            agent.connection.send(encode(Kind.LEND, namespace.door.encode(), number=namespace.number))
+        namespace.launch(launcher, lambda reason: self._post(lambda: self._launch_ended(namespace, reason)))
 
     # -- events
 
     def lent(self, agent: AgentState, frame: Frame) -> None:
         """A slot has brought the identity of a rank to an agent, or the agent has no door for it."""
-        world = self._coming
-        if world is None or frame.number != world.number:
+        namespace = self._coming
+        if namespace is None or frame.number != namespace.number:
             return
         if frame.body:
             self._fail(f"{agent.host}: {bytes(frame.body).decode()}")
             return
-        world.lent[frame.task] = agent
-        if len(world.lent) == world.size:
-            self._tell(world)
+        namespace.lent[frame.task] = agent
+        if len(namespace.lent) == namespace.size:
+            self._tell(namespace)
 
-    def _tell(self, world: World) -> None:
+    def _tell(self, namespace: Namespace) -> None:
         """Every rank's identity is there: one for each worker, on its own node."""
-        free: dict[AgentState, list[WorkerState]] = {agent: [] for agent in world.agents}
-        for worker in world.workers.values():
+        free: dict[AgentState, list[WorkerState]] = {agent: [] for agent in namespace.agents}
+        for worker in namespace.workers.values():
             free[worker.agent].append(worker)
-        if Counter(world.lent.values()) != {agent: len(workers) for agent, workers in free.items()}:
-            where = dict(Counter(agent.host for agent in world.lent.values()))
+        if Counter(namespace.lent.values()) != {agent: len(workers) for agent, workers in free.items()}:
+            where = dict(Counter(agent.host for agent in namespace.lent.values()))
             self._fail(f"the launcher started ranks on other nodes than it was told to: {where}")
             return
-        world.told = True
-        for rank, agent in sorted(world.lent.items()):
+        namespace.told = True
+        for rank, agent in sorted(namespace.lent.items()):
             worker = free[agent].pop(0)
-            worker.rank = rank
+            worker.namespace, worker.rank = namespace.name, rank
             assert worker.connection is not None
-            told = pickle.dumps(tuple(Enrolment(world.door, rank, world.size)))
-            worker.connection.send(encode(Kind.ENROL, told, number=world.number))
+            told = pickle.dumps(tuple(Enrolment(namespace.door, rank, namespace.size)))
+            worker.connection.send(encode(Kind.ENROL, told, number=namespace.number))
 
     def answered(self, worker: WorkerState, frame: Frame) -> None:
         """A worker says whether it is a rank now."""
-        world = self._coming
-        if world is None or frame.number != world.number:
+        namespace = self._coming
+        if namespace is None or frame.number != namespace.number:
             return
         answer = Enrolled(*load(frame.body))
         if answer.why_not:
             self._fail(answer.why_not)
             return
         self.library = answer.library
-        world.enrolled.add(worker.number)
-        if len(world.enrolled) == world.size:
-            self._stand(world)
+        namespace.enrolled.add(worker.number)
+        if len(namespace.enrolled) == namespace.size:
+            self._stand(namespace)
 
-    def _stand(self, world: World) -> None:
+    def _stand(self, namespace: Namespace) -> None:
         self._coming, self._deadline, self._failures = None, None, 0
-        self._standing[world.number] = world
-        for worker in world.workers.values():
-            worker.world = world.number
-        self._pool.act(self._pool.scheduler.enrolled(list(world.workers), world.number, now()))
+        self._standing[namespace.name] = namespace
+        self._pool.act(self._pool.scheduler.enrolled(list(namespace.workers), namespace.name, now()))
 
     def worker_left(self, worker: WorkerState, end: End) -> None:
         """A worker has ended; its rank is used up."""
-        world = self._coming
-        if world is not None and worker.number in world.workers:
+        namespace = self._coming
+        if namespace is not None and worker.number in namespace.workers:
             self._fail(f"a worker on {worker.host} ended while it became an MPI rank: {end}; {end.stderr}".rstrip("; "))
-        standing = self._standing.get(worker.world)
+        standing = self._standing.get(worker.namespace)
         if standing is not None:
             standing.workers.pop(worker.number, None)
             if not standing.workers:
-                del self._standing[worker.world]
+                del self._standing[worker.namespace]
                 self._dissolve(standing)
 
-    def _launch_ended(self, world: World, reason: str) -> None:
-        if world is self._coming:
+    def _launch_ended(self, namespace: Namespace, reason: str) -> None:
+        if namespace is self._coming:
             self._fail(f"the MPI launcher {reason}")
-        elif self._standing.get(world.number) is world:
-            self._log(logging.WARNING, f"the MPI launcher of {len(world.workers)} ranks {reason}; they are replaced")
-            for worker in filter(None, map(self._pool.scheduler.workers.get, world.workers)):
+        elif self._standing.get(namespace.name) is namespace:
+            ranks = len(namespace.workers)
+            self._log(logging.WARNING, f"the MPI launcher of {ranks} ranks {reason}; they are replaced")
+            for worker in filter(None, map(self._pool.scheduler.workers.get, namespace.workers)):
                 worker.stale = True
 
     def _fail(self, reason: str) -> None:
-        """The coming world is given up; who has been told of it may be blocked in MPI for ever."""
-        world, self._coming, self._deadline = self._coming, None, None
-        assert world is not None
+        """The coming namespace is given up; who has been told of it may be blocked in MPI for ever."""
+        namespace, self._coming, self._deadline = self._coming, None, None
+        assert namespace is not None
         scheduler, roster = self._pool.scheduler, self._pool.roster
         self._failures += 1
         self._log(logging.WARNING, f"MPI ranks could not be started: {reason}")
-        self._dissolve(world)
-        if world.told:
-            for number in world.workers:
+        self._dissolve(namespace)
+        if namespace.told:
+            for number in namespace.workers:
                 scheduler.leaving(number)
                 roster.tell(number, Kind.KILL)
         if self._failures >= MOST_FAILURES:
@@ -271,13 +270,13 @@ class Enrolments:
             )
             for task in scheduler.gangs.drain():
                 self._pool.resolve(task, GangError(f"no gang can run: {self.refused}"))
-        self._pool.act(scheduler.enrolled([] if world.told else list(world.workers), 0, now()))
+        self._pool.act(scheduler.enrolled([] if namespace.told else list(namespace.workers), "", now()))
 
-    def _dissolve(self, world: World) -> None:
-        world.end()
-        for agent in world.agents:
+    def _dissolve(self, namespace: Namespace) -> None:
+        namespace.end()
+        for agent in namespace.agents:
             if not agent.connection.closed:
-                agent.connection.send(encode(Kind.UNLEND, number=world.number))
+                agent.connection.send(encode(Kind.UNLEND, number=namespace.number))
 
     # -- time
 
@@ -308,8 +307,8 @@ class Enrolments:
 
     def close(self) -> None:
         """The agents have ended, and the slots with them."""
-        worlds = list(self._standing.values())
+        standing = list(self._standing.values())
         if self._coming is not None:
             self._coming.end()
-        for world in worlds:
-            world.finish()
+        for namespace in standing:
+            namespace.finish()

@@ -14,10 +14,10 @@ worker is kept for it, and a later task gets it only if it is expected to end be
 worker that the gang will not need. So neither starves: a gang waits for some `ROUNDS` tasks' time and for what was
 running, and a single task waits for the gangs before it. A gang that the pool's workers cannot form holds nobody up.
 
-*Who can go together.* Ranks of one MPI world can form a gang; such a set of workers is a circle. Workers get their
-ranks, in circle 0, when a gang would first take them: all that idle then enrol together. A worker that has died leaves
-its circle smaller for good. When no circle can hold the first gang, but all workers together could, those with ranks
-are replaced, each when it idles, and enrol anew with the others.
+*Who can go together.* Ranks of one namespace (one launch of MPI ranks) can form a gang. A worker has none until a gang
+would first take it: all that idle then enrol together. A worker that has died leaves its namespace smaller for good.
+When no namespace can hold the first gang, but all workers together could, those with ranks are replaced, each when it
+idles, and enrol anew with the others.
 
 *How it ends.* A gang has ended when all its parts have, and its workers are its own until then: so they are free at
 once and go to a gang as wide, not one by one to single tasks. When one part has failed, by an exception or with its
@@ -67,7 +67,7 @@ class Gangs:
         self._timed: dict[int, Running] = {}  # those that have a deadline
         self.released: list[int] = []  # workers of gangs that have ended; whoever takes them empties this
         self.kept: dict[str, int] = {}  # workers that the pool keeps on each node, those that are starting too
-        self.may_enrol = False  # not before the pool stands: a circle does not grow
+        self.may_enrol = False  # not before the pool stands: a namespace does not grow
 
     # -- waiting
 
@@ -129,10 +129,10 @@ class Gangs:
     def _begin(
         self, task: Task, members: list[Worker], idle: dict[int, Worker], living: list[Worker], now: float
     ) -> Assemble | Enrol | None:
-        if members[0].circle == 0:
+        if not members[0].namespace:
             if not self.may_enrol or any(worker.enrolling for worker in living):
                 return None
-            return Enrol([worker.id for worker in idle.values() if worker.circle == 0])
+            return Enrol([worker.id for worker in idle.values() if not worker.namespace])
         self.remove(task)
         ids = [worker.id for worker in members]
         deadline = inf if task.timeout is None else now + task.timeout
@@ -156,7 +156,7 @@ class Gangs:
         placed.sort(key=lambda one: (-len(one[0]), order(one[1])))
         window: tuple[float, int] | None = None
         for members, task in [*placed, *([([], single)] if single else [])]:
-            if members and members[0].circle == 0:
+            if members and not members[0].namespace:
                 continue
             count = len(members) or 1
             if head.overtaken + count <= ROUNDS * len(living):
@@ -175,7 +175,7 @@ class Gangs:
         assert task.gang is not None
         best: list[Worker] | None = None
         for group in _groups(task.gang, idle):
-            is_better = best is None or (group[0].circle > 0, -len(group)) > (best[0].circle > 0, -len(best))
+            is_better = best is None or (group[0].namespace != "", -len(group)) > (best[0].namespace != "", -len(best))
             if is_better and len(group) >= self._least(task.gang, group[0], living):
                 best = group
         if best is None:
@@ -194,7 +194,7 @@ class Gangs:
         return sum(self.kept.values()) if gang.scope == "all" else self.kept.get(one.node, 1)
 
     def _is_possible(self, task: Task, living: list[Worker]) -> bool:
-        """Whether the workers that stand or start could form this gang, were they all idle and ranks of one world."""
+        """Whether the workers that stand or start could form this gang, were they all idle and of one namespace."""
         gang = task.gang
         assert gang is not None
         eligible = [worker for worker in living if _may_have(gang, worker)]
@@ -202,12 +202,12 @@ class Gangs:
         return bool(eligible) and len(eligible) + starting >= self._least(gang, eligible[0], living)
 
     def _renew(self, task: Task, living: list[Worker]) -> bool:
-        """Have the workers with ranks replaced, if no circle can hold this gang; say whether one of them idles."""
+        """Have the workers with ranks replaced, if no namespace can hold this gang; say whether one of them idles."""
         gang = task.gang
         assert gang is not None
         if any(len(group) >= self._least(gang, group[0], living) for group in _groups(gang, living)):
             return False
-        old = [worker for worker in living if worker.circle and _may_have(gang, worker)]
+        old = [worker for worker in living if worker.namespace and _may_have(gang, worker)]
         for worker in old:
             worker.stale = True
         return any(worker.idle for worker in old)
@@ -275,10 +275,10 @@ class Gangs:
 
 def _groups(gang: Ranks, workers: Iterable[Worker]) -> Iterable[list[Worker]]:
     """Return those of the workers that can form this gang, by who can go with whom."""
-    groups: dict[tuple[int, str], list[Worker]] = {}
+    groups: dict[tuple[str, str], list[Worker]] = {}
     for worker in workers:
         if _may_have(gang, worker) and not worker.stale:
-            groups.setdefault((worker.circle, worker.node if gang.scope == "node" else ""), []).append(worker)
+            groups.setdefault((worker.namespace, worker.node if gang.scope == "node" else ""), []).append(worker)
     return groups.values()
 
 

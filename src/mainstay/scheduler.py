@@ -104,15 +104,16 @@ class Scheduler:
         self._settle(self.workers.setdefault(worker_id, Worker(worker_id, node)))
         return self._dispatch(now)
 
-    def enrolled(self, worker_ids: list[int], circle: int, now: float) -> list[Action]:
-        """These workers are ranks of one world now; circle 0: that failed, and they are as they were.
+    def enrolled(self, worker_ids: list[int], namespace: str, now: float) -> list[Action]:
+        """These workers are ranks of one namespace now; empty: that failed, and they are as they were.
 
-        From the first time on, workers may be chosen to enrol; before it more might come, and a world does not grow.
+        From the first time on, workers may be chosen to enrol; before it more might come, and a namespace does not
+        grow.
         """
         self.gangs.may_enrol = True
         for worker_id in worker_ids:
             if (worker := self.workers.get(worker_id)) is not None:
-                worker.circle, worker.enrolling = circle, False
+                worker.namespace, worker.enrolling = namespace, False
                 self._settle(worker)
         return self._dispatch(now)
 

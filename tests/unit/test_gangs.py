@@ -25,11 +25,11 @@ class Pool(Cluster):
     """A simulated pool whose workers can be ranks. A gang's payload says of a rank how long it takes, and its end."""
 
     def __init__(self, workers: int, nodes: int = 1, checked: bool = True) -> None:
-        self._nodes, self._circles = nodes, 0
+        self._nodes, self._namespaces = nodes, 0
         self._missing: str | None = None  # the node of a worker that is being replaced
         self.enrolments: list[int] = []
         super().__init__(workers, checked)
-        self.act(self.scheduler.enrolled([], 0, self.now))
+        self.act(self.scheduler.enrolled([], "", self.now))
 
     def join(self) -> int:
         worker, kept = next(self._ids), self.scheduler.gangs.kept
@@ -46,8 +46,8 @@ class Pool(Cluster):
             if isinstance(action, Assemble):
                 assert len(set(action.workers)) == len(action.workers)
                 workers = [self.scheduler.workers[worker] for worker in action.workers]
-                assert len({worker.circle for worker in workers}) == 1
-                assert workers[0].circle > 0
+                assert len({worker.namespace for worker in workers}) == 1
+                assert workers[0].namespace
                 self.began.setdefault(action.task.id, []).append(self.now)
                 for rank, worker in enumerate(action.workers):
                     run = next(self._ids)
@@ -57,16 +57,16 @@ class Pool(Cluster):
                         self._later(LATENCY + seconds, self._part_done, worker, run, how)
             elif isinstance(action, Enrol):
                 self.enrolments.append(len(action.workers))
-                self._circles += 1
-                self._later(ENROLLING, self._enrolled, list(action.workers), self._circles)
+                self._namespaces += 1
+                self._later(ENROLLING, self._enrolled, list(action.workers), f"mpi-{self._namespaces}")
             elif isinstance(action, Replace):
                 self._later(LATENCY, self._end, action.worker)
             elif isinstance(action, Disband):
                 self._disband(action)
         super().act(actions)
 
-    def _enrolled(self, workers, circle) -> None:
-        self.act(self.scheduler.enrolled(workers, circle, self.now))
+    def _enrolled(self, workers, namespace) -> None:
+        self.act(self.scheduler.enrolled(workers, namespace, self.now))
 
     def _part_done(self, worker, run, how) -> None:
         if self._running.get(worker, (None, None))[1] != run:
@@ -131,7 +131,7 @@ def test_nobody_enrols_before_the_pool_stands():
     scheduler.joined(0, 0.0)
     assert scheduler.submit(Task(1, 1, gang=Ranks(1, 1)), 0.0) == []
     assert scheduler.joined(1, 0.0) == []
-    assert scheduler.enrolled([], 0, 0.0) == [Enrol([0, 1])]
+    assert scheduler.enrolled([], "", 0.0) == [Enrol([0, 1])]
 
 
 def test_a_gang_takes_as_many_as_are_free_within_its_bounds():
