@@ -62,9 +62,9 @@ class Worker:
     idle: bool = False
     among: OrderedDict[int, Worker] | None = None  # those with several tasks in hand, if it is one
     dying: bool = False  # it gets nothing more: it was killed, or is leaving
-    namespace: str = ""  # those of one can form a gang with each other; empty: it has no MPI rank yet
+    namespace: str = ""  # the launch that its MPI rank is of; empty: it has none yet
     enrolling: bool = False  # it is becoming a rank
-    stale: bool = False  # its namespace has become too small, so it is to be replaced when it idles
+    stale: bool = False  # its namespace is of no use any more, so it is to be replaced when it idles
 
 
 class Send(NamedTuple):

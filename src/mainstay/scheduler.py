@@ -104,13 +104,17 @@ class Scheduler:
         self._settle(self.workers.setdefault(worker_id, Worker(worker_id, node)))
         return self._dispatch(now)
 
-    def enrolled(self, worker_ids: list[int], namespace: str, now: float) -> list[Action]:
+    def enrolled(self, worker_ids: list[int], namespace: str, now: float, *, joins: bool = False) -> list[Action]:
         """These workers are ranks of one namespace now; empty: that failed, and they are as they were.
+
+        Of one that stands it is also told whether MPI joins it with others.
 
         From the first time on, workers may be chosen to enrol; before it more might come, and a namespace does not
         grow.
         """
         self.gangs.may_enrol = True
+        if namespace:
+            self.gangs.joins = joins
         for worker_id in worker_ids:
             if (worker := self.workers.get(worker_id)) is not None:
                 worker.namespace, worker.enrolling = namespace, False
@@ -161,6 +165,10 @@ class Scheduler:
         """Of what happened to `gangs` these actions follow; return them, and what the workers do that it freed."""
         if not self.gangs.released:
             return actions
+        actions = [one for one in actions if not isinstance(one, Replace) or one.worker in self.workers]
+        for action in actions:
+            if isinstance(action, Replace):
+                self._retire(self.workers[action.worker])
         released, self.gangs.released = self.gangs.released, []
         for worker in filter(None, map(self.workers.get, released)):
             worker.hand.clear()
@@ -198,11 +206,7 @@ class Scheduler:
         actions: list[Action] = []
         while (overdue := self._deadlines.pop(now)) is not None:
             actions.append(self._kill(overdue))
-        for action in self.gangs.overdue(now):
-            if isinstance(action, Replace):
-                self._retire(self.workers[action.worker])
-            actions.append(action)
-        actions = self.released(actions, now)
+        actions = self.released([*actions, *self.gangs.overdue(now)], now)
         for hands, patience in self._stalling:
             while hands and (worker := next(iter(hands.values()))).since + patience <= now:
                 actions.append(self._recall(worker))
