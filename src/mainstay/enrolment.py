@@ -1,4 +1,4 @@
-"""How workers get MPI ranks: a launch of slots, whose identities the agents hand on, and the workers' word.
+"""How workers get MPI ranks: launches of slots, whose identities the agents hand on, and the workers' word.
 
     begin ─▶ LEND ─▶ agents               launcher ─▶ mpiexec ─▶ slots ─▶ LENT ─┐
                                                                                ▼ all have come
@@ -6,8 +6,9 @@
 
 A namespace is one such launch, and its ranks. It is launched when the first gang is asked for (or at the start, with
 `mpi=True`), for the workers that idle then; workers that come later, in the place of dead ones, are of a later
-namespace. When one worker fails to enrol, the others would wait for it for ever in MPI: all of them are replaced, and
-it is tried again, `MOST_FAILURES` times one after another; then gangs are refused.
+namespace. Where MPI can join namespaces, each is of one node: so the end of a node ends no ranks on others. Else one
+has all. When one worker fails to enrol, the others would wait for it for ever in MPI: those of its namespace are
+replaced, and it is tried again, `MOST_FAILURES` times one after another; then gangs are refused.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, cast
 
 from mainstay.errors import GangError
-from mainstay.launch import Launched, Launcher
+from mainstay.launch import Launched, Launcher, Starter
 from mainstay.launch.mpiexec import MpiExec
 from mainstay.launches import GRACE, Log, Post
 from mainstay.node.gang import Enrolled, Enrolment
@@ -56,9 +57,11 @@ class Namespace:
         self.size = len(workers)
         self.workers = {worker.number: worker for worker in workers}
         self.agents = list(dict.fromkeys(worker.agent for worker in workers))
+        self.hosts = frozenset(agent.host for agent in self.agents)
         self.lent: dict[int, AgentState] = {}  # who holds the identity of a rank
         self.told = False
         self.enrolled: set[int] = set()
+        self.deadline = 0.0
         self._launched: Launched | None = None
         self._over = False
 
@@ -90,10 +93,10 @@ class Namespace:
         self.end()
 
 
-def starter(launcher: Launcher, hosts: list[str]) -> MpiExec:
+def starter(launcher: Launcher, hosts: list[str]) -> Starter:
     """Return what starts MPI ranks where a launcher has started agents; mpiexec, if it has no way of its own."""
     if hasattr(launcher, "start_slots"):
-        return launcher  # type: ignore[return-value]
+        return cast("Starter", launcher)
     return MpiExec() if hosts == [os.uname().nodename] else MpiExec(hosts)
 
 
@@ -120,11 +123,12 @@ class Enrolments:
         self._patience, self._post, self._log = patience, post, log
         self.refused = "" if mpi else "the pool was made with mpi=False; leave that out, or say mpi=True"
         self.library = ""
-        self._coming: Namespace | None = None
-        self._deadline: float | None = None
+        self._joins: bool | None = None  # whether MPI can join namespaces, as far as is known
+        self._coming: dict[int, Namespace] = {}  # by number
         self._short_since: float | None = None  # since when a gang has waited that the pool has become too small for
         self._standing: dict[str, Namespace] = {}  # by name
-        self._count = self._failures = 0
+        self._count = 0
+        self._failures: Counter[frozenset[str]] = Counter()  # one after another, on the same hosts
 
     def checked(self, ranks: int | tuple[int, int] | str, gather: str) -> Ranks:
         """Return the option as the scheduler knows it; raise `GangError` or `ValueError` where it can never be."""
@@ -155,8 +159,11 @@ class Enrolments:
         """Return what is to be said of MPI: which it is, or why there is none."""
         if self.refused:
             return f"none: {self.refused}"
-        ranks = sum(len(namespace.workers) for namespace in self._standing.values())
-        return f"{self.library}, {ranks} ranks" if self.library else "not asked for yet"
+        if not self.library:
+            return "not asked for yet"
+        ranks, several = sum(len(one.workers) for one in self._standing.values()), len(self._standing)
+        joined = "joined by gangs that want it" if self._joins else "which this MPI cannot join: a gang is of one"
+        return f"{self.library}, {ranks} ranks" + (f" in {several} namespaces, {joined}" if several > 1 else "")
 
     def stands(self) -> list[Action]:
         """The pool stands as far as it will: from now on workers may enrol."""
@@ -169,14 +176,37 @@ class Enrolments:
         return actions
 
     def begin(self, numbers: list[int]) -> None:
-        """Make these workers ranks of one namespace."""
+        """Make these workers ranks: of one namespace, or of one on each node."""
         launcher = self._launcher()
+        workers = [self._pool.roster.workers[number] for number in numbers if number in self._pool.roster.workers]
+        by_host: dict[str, list[WorkerState]] = {}
+        for worker in workers:
+            by_host.setdefault(worker.host, []).append(worker)
         if launcher is None:
             self._pool.act(self._pool.scheduler.enrolled(numbers, "", now()))
-            return
+        elif len(by_host) > 1 and self._joins is None:
+            self._ask(launcher, list(by_host), numbers)
+        else:
+            for some in by_host.values() if self._joins else filter(None, [workers]):
+                self._launch(launcher, some)
+
+    def _ask(self, launcher: Launcher, hosts: list[str], numbers: list[int]) -> None:
+        """Ask, in a thread, whether what will start ranks is of an MPI that can join namespaces; then begin."""
+
+        def told(joins: bool) -> None:
+            self._joins = joins
+            self.begin(numbers)
+
+        def ask() -> None:
+            joins = starter(launcher, hosts).joins()
+            self._post(lambda: told(joins))
+
+        threading.Thread(target=ask, name="mainstay-ranks-ask", daemon=True).start()
+
+    def _launch(self, launcher: Launcher, workers: list[WorkerState]) -> None:
         self._count += 1
-        namespace = self._coming = Namespace(self._count, [self._pool.roster.workers[number] for number in numbers])
-        self._deadline = now() + self._patience
+        namespace = self._coming[self._count] = Namespace(self._count, workers)
+        namespace.deadline = now() + self._patience
         for agent in namespace.agents:
             agent.connection.send(encode(Kind.LEND, namespace.door.encode(), number=namespace.number))
         namespace.launch(launcher, lambda reason: self._post(lambda: self._launch_ended(namespace, reason)))
@@ -185,11 +215,11 @@ class Enrolments:
 
     def lent(self, agent: AgentState, frame: Frame) -> None:
         """A slot has brought the identity of a rank to an agent, or the agent has no door for it."""
-        namespace = self._coming
-        if namespace is None or frame.number != namespace.number:
+        namespace = self._coming.get(frame.number)
+        if namespace is None:
             return
         if frame.body:
-            self._fail(f"{agent.host}: {bytes(frame.body).decode()}")
+            self._fail(namespace, f"{agent.host}: {bytes(frame.body).decode()}")
             return
         namespace.lent[frame.task] = agent
         if len(namespace.lent) == namespace.size:
@@ -202,7 +232,7 @@ class Enrolments:
             free[worker.agent].append(worker)
         if Counter(namespace.lent.values()) != {agent: len(workers) for agent, workers in free.items()}:
             where = dict(Counter(agent.host for agent in namespace.lent.values()))
-            self._fail(f"the launcher started ranks on other nodes than it was told to: {where}")
+            self._fail(namespace, f"the launcher started ranks on other nodes than it was told to: {where}")
             return
         namespace.told = True
         for rank, agent in sorted(namespace.lent.items()):
@@ -214,28 +244,30 @@ class Enrolments:
 
     def answered(self, worker: WorkerState, frame: Frame) -> None:
         """A worker says whether it is a rank now."""
-        namespace = self._coming
-        if namespace is None or frame.number != namespace.number:
+        namespace = self._coming.get(frame.number)
+        if namespace is None:
             return
         answer = Enrolled(*load(frame.body))
         if answer.why_not:
-            self._fail(answer.why_not)
+            self._fail(namespace, answer.why_not)
             return
-        self.library = answer.library
+        self.library, worker.port, self._joins = answer.library, answer.port, bool(answer.port)
         namespace.enrolled.add(worker.number)
         if len(namespace.enrolled) == namespace.size:
             self._stand(namespace)
 
     def _stand(self, namespace: Namespace) -> None:
-        self._coming, self._deadline, self._failures = None, None, 0
+        del self._coming[namespace.number]
+        self._failures.pop(namespace.hosts, None)
         self._standing[namespace.name] = namespace
+        self._pool.scheduler.gangs.joins = bool(self._joins)
         self._pool.act(self._pool.scheduler.enrolled(list(namespace.workers), namespace.name, now()))
 
     def worker_left(self, worker: WorkerState, end: End) -> None:
         """A worker has ended; its rank is used up."""
-        namespace = self._coming
-        if namespace is not None and worker.number in namespace.workers:
-            self._fail(f"a worker on {worker.host} ended while it became an MPI rank: {end}; {end.stderr}".rstrip("; "))
+        for coming in [one for one in self._coming.values() if worker.number in one.workers]:
+            told = f"a worker on {worker.host} ended while it became an MPI rank: {end}; {end.stderr}"
+            self._fail(coming, told.rstrip("; "))
         standing = self._standing.get(worker.namespace)
         if standing is not None:
             standing.workers.pop(worker.number, None)
@@ -244,27 +276,26 @@ class Enrolments:
                 self._dissolve(standing)
 
     def _launch_ended(self, namespace: Namespace, reason: str) -> None:
-        if namespace is self._coming:
-            self._fail(f"the MPI launcher {reason}")
+        if self._coming.get(namespace.number) is namespace:
+            self._fail(namespace, f"the MPI launcher {reason}")
         elif self._standing.get(namespace.name) is namespace:
             ranks = len(namespace.workers)
             self._log(logging.WARNING, f"the MPI launcher of {ranks} ranks {reason}; they are replaced")
             for worker in filter(None, map(self._pool.scheduler.workers.get, namespace.workers)):
                 worker.stale = True
 
-    def _fail(self, reason: str) -> None:
-        """The coming namespace is given up; who has been told of it may be blocked in MPI for ever."""
-        namespace, self._coming, self._deadline = self._coming, None, None
-        assert namespace is not None
+    def _fail(self, namespace: Namespace, reason: str) -> None:
+        """A coming namespace is given up; who has been told of it may be blocked in MPI for ever."""
+        del self._coming[namespace.number]
         scheduler, roster = self._pool.scheduler, self._pool.roster
-        self._failures += 1
+        self._failures[namespace.hosts] += 1
         self._log(logging.WARNING, f"MPI ranks could not be started: {reason}")
         self._dissolve(namespace)
         if namespace.told:
             for number in namespace.workers:
                 scheduler.leaving(number)
                 roster.tell(number, Kind.KILL)
-        if self._failures >= MOST_FAILURES:
+        if self._failures[namespace.hosts] >= MOST_FAILURES:
             self.refused = (
                 f"MPI ranks could not be started, {MOST_FAILURES} times one after another; the last time: {reason}"
             )
@@ -282,12 +313,13 @@ class Enrolments:
 
     def next_deadline(self) -> float | None:
         short = None if self._short_since is None else self._short_since + self._patience
-        return min((at for at in (self._deadline, short) if at is not None), default=None)
+        standing = min((namespace.deadline for namespace in self._coming.values()), default=None)
+        return min((at for at in (standing, short) if at is not None), default=None)
 
     def tick(self, time_now: float) -> None:
         self._give_up_too_large(time_now)
-        if self._deadline is not None and self._deadline <= time_now:
-            self._fail(f"they did not stand within start_timeout={self._patience:g} s")
+        for namespace in [namespace for namespace in self._coming.values() if namespace.deadline <= time_now]:
+            self._fail(namespace, f"they did not stand within start_timeout={self._patience:g} s")
 
     def _give_up_too_large(self, time_now: float) -> None:
         """Nodes were lost, and have had their time to come back: what wants more workers than are left, has no hope."""
@@ -308,7 +340,7 @@ class Enrolments:
     def close(self) -> None:
         """The agents have ended, and the slots with them."""
         standing = list(self._standing.values())
-        if self._coming is not None:
-            self._coming.end()
+        for namespace in self._coming.values():
+            namespace.end()
         for namespace in standing:
             namespace.finish()

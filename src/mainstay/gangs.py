@@ -72,7 +72,7 @@ class Gangs:
         self.released: list[int] = []  # workers of gangs that have ended; whoever takes them empties this
         self.kept: dict[str, int] = {}  # workers that the pool keeps on each node, those that are starting too
         self.may_enrol = False  # not before the pool stands: a namespace does not grow
-        self.joins = False  # whether MPI can join namespaces; the first that stands tells
+        self.joins = False  # whether MPI can join namespaces, as those that stand have told
 
     # -- waiting
 

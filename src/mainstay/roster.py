@@ -61,6 +61,7 @@ class WorkerState:
         self.pid = 0
         self.known: set[int] = set()  # numbers of the functions that it has
         self.overran: Task | None = None  # for which it was killed, and whose files are to come first
+        self.port = ""  # where ranks of other namespaces reach it
         self.spent: list[int] = []  # communicators that it is to free
         self.saving = False  # it has ended, and its agent brings what it left before it says so
 

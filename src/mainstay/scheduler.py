@@ -104,17 +104,13 @@ class Scheduler:
         self._settle(self.workers.setdefault(worker_id, Worker(worker_id, node)))
         return self._dispatch(now)
 
-    def enrolled(self, worker_ids: list[int], namespace: str, now: float, *, joins: bool = False) -> list[Action]:
+    def enrolled(self, worker_ids: list[int], namespace: str, now: float) -> list[Action]:
         """These workers are ranks of one namespace now; empty: that failed, and they are as they were.
-
-        Of one that stands it is also told whether MPI joins it with others.
 
         From the first time on, workers may be chosen to enrol; before it more might come, and a namespace does not
         grow.
         """
         self.gangs.may_enrol = True
-        if namespace:
-            self.gangs.joins = joins
         for worker_id in worker_ids:
             if (worker := self.workers.get(worker_id)) is not None:
                 worker.namespace, worker.enrolling = namespace, False

@@ -83,7 +83,8 @@ class Pool(Cluster):
             self._later(ENROLLING, self._enrolled, some, f"mpi-{self._namespaces}")
 
     def _enrolled(self, workers, namespace) -> None:
-        self.act(self.scheduler.enrolled(workers, namespace, self.now, joins=self._joins))
+        self.scheduler.gangs.joins = self._joins
+        self.act(self.scheduler.enrolled(workers, namespace, self.now))
 
     def _part_done(self, worker, run, how) -> None:
         if self._running.get(worker, (None, None))[1] != run:
@@ -260,7 +261,7 @@ def test_a_gang_waits_for_a_worker_that_starts_and_replaces_nobody_for_it():
     scheduler.gangs.kept = {"n0": 4}
     assert scheduler.submit(Task(900, 1, gang=Ranks(4, 4)), pool.now) == []
     assert [type(action) for action in scheduler.joined(77, pool.now, "n0")] == [Enrol]
-    assert [type(action) for action in scheduler.enrolled([77], "mpi-9", pool.now, joins=True)] == [Assemble]
+    assert [type(action) for action in scheduler.enrolled([77], "mpi-9", pool.now)] == [Assemble]
 
 
 def test_a_gang_that_wants_what_idles_begins_while_a_new_worker_enrols():
