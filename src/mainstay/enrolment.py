@@ -61,7 +61,7 @@ class Namespace:
         self.lent: dict[int, AgentState] = {}  # who holds the identity of a rank
         self.told = False
         self.enrolled: set[int] = set()
-        self.deadline = 0.0
+        self.deadline = 0.0  # when it is to stand, or to have ended
         self._launched: Launched | None = None
         self._over = False
 
@@ -87,9 +87,9 @@ class Namespace:
         if self._launched is not None:
             self._launched.end()
 
-    def finish(self) -> None:
-        """Its slots are gone: let the launcher end by itself, for a moment."""
-        self._thread.join(GRACE)
+    def finish(self, patience: float) -> None:
+        """Its slots are gone: let the launcher end by itself, which clears up then, for so many seconds."""
+        self._thread.join(max(patience, 0.0))
         self.end()
 
 
@@ -127,6 +127,7 @@ class Enrolments:
         self._coming: dict[int, Namespace] = {}  # by number
         self._short_since: float | None = None  # since when a gang has waited that the pool has become too small for
         self._standing: dict[str, Namespace] = {}  # by name
+        self._ending: list[Namespace] = []
         self._count = 0
         self._failures: Counter[frozenset[str]] = Counter()  # one after another, on the same hosts
 
@@ -276,7 +277,9 @@ class Enrolments:
                 self._dissolve(standing)
 
     def _launch_ended(self, namespace: Namespace, reason: str) -> None:
-        if self._coming.get(namespace.number) is namespace:
+        if namespace in self._ending:
+            self._ending.remove(namespace)
+        elif self._coming.get(namespace.number) is namespace:
             self._fail(namespace, f"the MPI launcher {reason}")
         elif self._standing.get(namespace.name) is namespace:
             ranks = len(namespace.workers)
@@ -304,7 +307,9 @@ class Enrolments:
         self._pool.act(scheduler.enrolled([] if namespace.told else list(namespace.workers), "", now()))
 
     def _dissolve(self, namespace: Namespace) -> None:
-        namespace.end()
+        """Let its slots go, and its launcher end with them; an MPI launcher that is killed leaves files."""
+        namespace.deadline = now() + GRACE
+        self._ending.append(namespace)
         for agent in namespace.agents:
             if not agent.connection.closed:
                 agent.connection.send(encode(Kind.UNLEND, number=namespace.number))
@@ -313,13 +318,16 @@ class Enrolments:
 
     def next_deadline(self) -> float | None:
         short = None if self._short_since is None else self._short_since + self._patience
-        standing = min((namespace.deadline for namespace in self._coming.values()), default=None)
-        return min((at for at in (standing, short) if at is not None), default=None)
+        awaited = min((one.deadline for one in (*self._coming.values(), *self._ending)), default=None)
+        return min((at for at in (awaited, short) if at is not None), default=None)
 
     def tick(self, time_now: float) -> None:
         self._give_up_too_large(time_now)
         for namespace in [namespace for namespace in self._coming.values() if namespace.deadline <= time_now]:
             self._fail(namespace, f"they did not stand within start_timeout={self._patience:g} s")
+        for namespace in [namespace for namespace in self._ending if namespace.deadline <= time_now]:
+            self._ending.remove(namespace)
+            namespace.end()
 
     def _give_up_too_large(self, time_now: float) -> None:
         """Nodes were lost, and have had their time to come back: what wants more workers than are left, has no hope."""
@@ -339,8 +347,8 @@ class Enrolments:
 
     def close(self) -> None:
         """The agents have ended, and the slots with them."""
-        standing = list(self._standing.values())
+        until = now() + GRACE
         for namespace in self._coming.values():
             namespace.end()
-        for namespace in standing:
-            namespace.finish()
+        for namespace in [*self._standing.values(), *self._ending]:
+            namespace.finish(until - now())
