@@ -3,10 +3,10 @@
     members ─▶ kept for them? ── yes ─▶ its number
                     │ no
                     ├─ all are in one that is kept ──▶ one leaf: a subset of that
-                    └─ else ──▶ a leaf of each namespace, joined in pairs (see `node.gang`)
+                    └─ else ──▶ a leaf of each namespace, joined (see `node.gang`)
 
 All members of a communicator have it, or none; otherwise one would go on with what another is still to build.
-MPICH loses some 50 kB with each pair that it joins, and takes a millisecond or more for it; a subset costs some 30 µs
+MPICH loses some 50 kB with each two that it joins, and takes a millisecond or more for it; a subset costs some 30 µs
 and nothing for good. So what was joined once is taken for whatever lies within it.
 """
 
