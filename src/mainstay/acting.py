@@ -12,6 +12,8 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from mainstay import outcomes
+from mainstay.communicators import Communicators
+from mainstay.node.gang import Part
 from mainstay.orders import Action, Assemble, Disband, Enrol, GiveUp, Kill, Recall, Replace, Send, Task
 from mainstay.outcomes import End, KeepsNothing, Outcome
 from mainstay.roster import Roster, WorkerState
@@ -20,7 +22,6 @@ from mainstay.wire.frames import Bytes, Frame, Kind, encode
 from mainstay.wire.functions import Function
 from mainstay.wire.payload import gather
 
-MOST_KEPT = 256  # communicators; MPICH has room for some 2,000 in a process
 now = time.monotonic
 
 
@@ -56,40 +57,6 @@ class Gang:
         """Return which rank a worker is, in words."""
         rank = [member.number for member in self.members].index(worker)
         return f"rank {rank} of {len(self.members)}"
-
-
-class Communicators:
-    """Which communicators the workers keep, by their members; all members of one have it, or none."""
-
-    def __init__(self) -> None:
-        self._numbers: dict[tuple[WorkerState, ...], int] = {}  # the one that was used last stands last
-        self._count = 0
-
-    def number(self, members: list[WorkerState]) -> int:
-        """Return the number of these members' communicator, which may be new."""
-        key = tuple(members)
-        number = self._numbers.pop(key, None)
-        if number is None:
-            self._count += 1
-            number = self._count
-        self._numbers[key] = number
-        if len(self._numbers) > MOST_KEPT:
-            self._free(next(iter(self._numbers)))
-        return number
-
-    def spoil(self, members: list[WorkerState]) -> None:
-        """These members' communicator is not to be used again."""
-        self._numbers.pop(tuple(members), None)
-
-    def forget(self, worker: WorkerState) -> None:
-        """A worker has ended."""
-        for key in [key for key in self._numbers if worker in key]:
-            self._free(key)
-
-    def _free(self, key: tuple[WorkerState, ...]) -> None:
-        number = self._numbers.pop(key)
-        for worker in key:
-            worker.spent.append(number)
 
 
 class Acting:
@@ -182,12 +149,12 @@ class Acting:
             return scheduler.released([], now())
         assert task.gang is not None
         gang = self._gangs[task.id] = Gang(task, [self._pool.roster.workers[number] for number in action.workers])
-        number = self._communicators.number(gang.members)
-        ranks = tuple(worker.rank for worker in gang.members)
-        for index, worker in enumerate(gang.members):
+        number, leaves = self._communicators.plan(gang.members)
+        homes = [home for home, leaf in enumerate(leaves) for _ in leaf.ranks] or [0] * len(gang.members)
+        for index, (worker, home) in enumerate(zip(gang.members, homes, strict=True)):
             assert worker.connection is not None
             answers = index == 0 or not task.gang.root_only
-            part = pickle.dumps((number, ranks, answers, tuple(worker.spent)))
+            part = pickle.dumps(tuple(Part(number, leaves, home, answers, tuple(worker.spent))))
             worker.spent.clear()
             worker.connection.send(self._frames(worker, task, part))
         return []

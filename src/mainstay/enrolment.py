@@ -1,13 +1,14 @@
-"""How workers get MPI ranks: a launch of slots, whose identities the agents hand on, and the workers' word.
+"""How workers get MPI ranks: launches of slots, whose identities the agents hand on, and the workers' word.
 
     begin ─▶ LEND ─▶ agents               launcher ─▶ mpiexec ─▶ slots ─▶ LENT ─┐
                                                                                ▼ all have come
-    worlds that stand ◀── ENROLLED, all ◀── workers: MPI is initialised ◀── ENROL, to each worker
+    namespaces that stand ◀── ENROLLED, all ◀── workers: MPI is initialised ◀── ENROL, to each worker
 
-A world is one such launch: a name space of ranks that live and die together. It is launched when the first gang is
-asked for (or at the start, with `mpi=True`), for the workers that idle then; workers that come later, in the place of
-dead ones, are of a later world. When one worker fails to enrol, the others would wait for it for ever in MPI: all of
-them are replaced, and it is tried again, `MOST_FAILURES` times one after another; then gangs are refused.
+A namespace is one such launch, and its ranks. It is launched when the first gang is asked for (or at the start, with
+`mpi=True`), for the workers that idle then; workers that come later, in the place of dead ones, are of a later
+namespace. Where MPI can join namespaces, each is of one node: so the end of a node ends no ranks on others. Else one
+has all. When one worker fails to enrol, the others would wait for it for ever in MPI: those of its namespace are
+replaced, and it is tried again, `MOST_FAILURES` times one after another; then gangs are refused.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, cast
 
 from mainstay.errors import GangError
-from mainstay.launch import Launched, Launcher
+from mainstay.launch import Launched, Launcher, Starter
 from mainstay.launch.mpiexec import MpiExec
 from mainstay.launches import GRACE, Log, Post
 from mainstay.node.gang import Enrolled, Enrolment
@@ -48,17 +49,19 @@ class Pool(Protocol):
     def resolve(self, task: Task, error: BaseException) -> None: ...
 
 
-class World:
+class Namespace:
     """One launch of slots, and the workers that take over their identities."""
 
     def __init__(self, number: int, workers: list[WorkerState]) -> None:
-        self.number, self.door = number, f"mainstay-{secrets.token_hex(8)}"
+        self.number, self.name, self.door = number, f"mpi-{number}", f"mainstay-{secrets.token_hex(8)}"
         self.size = len(workers)
         self.workers = {worker.number: worker for worker in workers}
         self.agents = list(dict.fromkeys(worker.agent for worker in workers))
+        self.hosts = frozenset(agent.host for agent in self.agents)
         self.lent: dict[int, AgentState] = {}  # who holds the identity of a rank
         self.told = False
         self.enrolled: set[int] = set()
+        self.deadline = 0.0  # when it is to stand, or to have ended
         self._launched: Launched | None = None
         self._over = False
 
@@ -84,16 +87,16 @@ class World:
         if self._launched is not None:
             self._launched.end()
 
-    def finish(self) -> None:
-        """Its slots are gone: let the launcher end by itself, for a moment."""
-        self._thread.join(GRACE)
+    def finish(self, patience: float) -> None:
+        """Its slots are gone: let the launcher end by itself, which clears up then, for so many seconds."""
+        self._thread.join(max(patience, 0.0))
         self.end()
 
 
-def starter(launcher: Launcher, hosts: list[str]) -> MpiExec:
+def starter(launcher: Launcher, hosts: list[str]) -> Starter:
     """Return what starts MPI ranks where a launcher has started agents; mpiexec, if it has no way of its own."""
     if hasattr(launcher, "start_slots"):
-        return launcher  # type: ignore[return-value]
+        return cast("Starter", launcher)
     return MpiExec() if hosts == [os.uname().nodename] else MpiExec(hosts)
 
 
@@ -103,7 +106,7 @@ class Enrolments:
     Args:
         mpi: "auto" (when the first gang is asked for), True (at the start) or False (never).
         launcher: returns the launcher whose agents stand, None between two.
-        patience: seconds that a world may take to stand.
+        patience: seconds that a namespace may take to stand.
         post: runs a call in the broker's thread.
     """
 
@@ -120,11 +123,13 @@ class Enrolments:
         self._patience, self._post, self._log = patience, post, log
         self.refused = "" if mpi else "the pool was made with mpi=False; leave that out, or say mpi=True"
         self.library = ""
-        self._coming: World | None = None
-        self._deadline: float | None = None
+        self._joins: bool | None = None  # whether MPI can join namespaces, as far as is known
+        self._coming: dict[int, Namespace] = {}  # by number
         self._short_since: float | None = None  # since when a gang has waited that the pool has become too small for
-        self._standing: dict[int, World] = {}
-        self._count = self._failures = 0
+        self._standing: dict[str, Namespace] = {}  # by name
+        self._ending: list[Namespace] = []
+        self._count = 0
+        self._failures: Counter[frozenset[str]] = Counter()  # one after another, on the same hosts
 
     def checked(self, ranks: int | tuple[int, int] | str, gather: str) -> Ranks:
         """Return the option as the scheduler knows it; raise `GangError` or `ValueError` where it can never be."""
@@ -155,13 +160,16 @@ class Enrolments:
         """Return what is to be said of MPI: which it is, or why there is none."""
         if self.refused:
             return f"none: {self.refused}"
-        ranks = sum(len(world.workers) for world in self._standing.values())
-        return f"{self.library}, {ranks} ranks" if self.library else "not asked for yet"
+        if not self.library:
+            return "not asked for yet"
+        ranks, several = sum(len(one.workers) for one in self._standing.values()), len(self._standing)
+        joined = "joined by gangs that want it" if self._joins else "which this MPI cannot join: a gang is of one"
+        return f"{self.library}, {ranks} ranks" + (f" in {several} namespaces, {joined}" if several > 1 else "")
 
     def stands(self) -> list[Action]:
         """The pool stands as far as it will: from now on workers may enrol."""
         scheduler = self._pool.scheduler
-        actions = scheduler.enrolled([], 0, now())
+        actions = scheduler.enrolled([], "", now())
         if self._mpi is True and not self.refused:
             everyone = Enrol([worker.id for worker in scheduler.workers.values() if worker.idle])
             scheduler.occupy(everyone, now())
@@ -169,126 +177,157 @@ class Enrolments:
         return actions
 
     def begin(self, numbers: list[int]) -> None:
-        """Make these workers ranks of one world."""
+        """Make these workers ranks: of one namespace, or of one on each node."""
         launcher = self._launcher()
+        workers = [self._pool.roster.workers[number] for number in numbers if number in self._pool.roster.workers]
+        by_host: dict[str, list[WorkerState]] = {}
+        for worker in workers:
+            by_host.setdefault(worker.host, []).append(worker)
         if launcher is None:
-            self._pool.act(self._pool.scheduler.enrolled(numbers, 0, now()))
-            return
+            self._pool.act(self._pool.scheduler.enrolled(numbers, "", now()))
+        elif len(by_host) > 1 and self._joins is None:
+            self._ask(launcher, list(by_host), numbers)
+        else:
+            for some in by_host.values() if self._joins else filter(None, [workers]):
+                self._launch(launcher, some)
+
+    def _ask(self, launcher: Launcher, hosts: list[str], numbers: list[int]) -> None:
+        """Ask, in a thread, whether what will start ranks is of an MPI that can join namespaces; then begin."""
+
+        def told(joins: bool) -> None:
+            self._joins = joins
+            self.begin(numbers)
+
+        def ask() -> None:
+            joins = starter(launcher, hosts).joins()
+            self._post(lambda: told(joins))
+
+        threading.Thread(target=ask, name="mainstay-ranks-ask", daemon=True).start()
+
+    def _launch(self, launcher: Launcher, workers: list[WorkerState]) -> None:
         self._count += 1
-        world = self._coming = World(self._count, [self._pool.roster.workers[number] for number in numbers])
-        self._deadline = now() + self._patience
-        for agent in world.agents:
-            agent.connection.send(encode(Kind.LEND, world.door.encode(), number=world.number))
-        world.launch(launcher, lambda reason: self._post(lambda: self._launch_ended(world, reason)))
+        namespace = self._coming[self._count] = Namespace(self._count, workers)
+        namespace.deadline = now() + self._patience
+        for agent in namespace.agents:
+            agent.connection.send(encode(Kind.LEND, namespace.door.encode(), number=namespace.number))
+        namespace.launch(launcher, lambda reason: self._post(lambda: self._launch_ended(namespace, reason)))
 
     # -- events
 
     def lent(self, agent: AgentState, frame: Frame) -> None:
         """A slot has brought the identity of a rank to an agent, or the agent has no door for it."""
-        world = self._coming
-        if world is None or frame.number != world.number:
+        namespace = self._coming.get(frame.number)
+        if namespace is None:
             return
         if frame.body:
-            self._fail(f"{agent.host}: {bytes(frame.body).decode()}")
+            self._fail(namespace, f"{agent.host}: {bytes(frame.body).decode()}")
             return
-        world.lent[frame.task] = agent
-        if len(world.lent) == world.size:
-            self._tell(world)
+        namespace.lent[frame.task] = agent
+        if len(namespace.lent) == namespace.size:
+            self._tell(namespace)
 
-    def _tell(self, world: World) -> None:
+    def _tell(self, namespace: Namespace) -> None:
         """Every rank's identity is there: one for each worker, on its own node."""
-        free: dict[AgentState, list[WorkerState]] = {agent: [] for agent in world.agents}
-        for worker in world.workers.values():
+        free: dict[AgentState, list[WorkerState]] = {agent: [] for agent in namespace.agents}
+        for worker in namespace.workers.values():
             free[worker.agent].append(worker)
-        if Counter(world.lent.values()) != {agent: len(workers) for agent, workers in free.items()}:
-            where = dict(Counter(agent.host for agent in world.lent.values()))
-            self._fail(f"the launcher started ranks on other nodes than it was told to: {where}")
+        if Counter(namespace.lent.values()) != {agent: len(workers) for agent, workers in free.items()}:
+            where = dict(Counter(agent.host for agent in namespace.lent.values()))
+            self._fail(namespace, f"the launcher started ranks on other nodes than it was told to: {where}")
             return
-        world.told = True
-        for rank, agent in sorted(world.lent.items()):
+        namespace.told = True
+        for rank, agent in sorted(namespace.lent.items()):
             worker = free[agent].pop(0)
-            worker.rank = rank
+            worker.namespace, worker.rank = namespace.name, rank
             assert worker.connection is not None
-            told = pickle.dumps(tuple(Enrolment(world.door, rank, world.size)))
-            worker.connection.send(encode(Kind.ENROL, told, number=world.number))
+            told = pickle.dumps(tuple(Enrolment(namespace.door, rank, namespace.size)))
+            worker.connection.send(encode(Kind.ENROL, told, number=namespace.number))
 
     def answered(self, worker: WorkerState, frame: Frame) -> None:
         """A worker says whether it is a rank now."""
-        world = self._coming
-        if world is None or frame.number != world.number:
+        namespace = self._coming.get(frame.number)
+        if namespace is None:
             return
         answer = Enrolled(*load(frame.body))
         if answer.why_not:
-            self._fail(answer.why_not)
+            self._fail(namespace, answer.why_not)
             return
-        self.library = answer.library
-        world.enrolled.add(worker.number)
-        if len(world.enrolled) == world.size:
-            self._stand(world)
+        self.library, worker.port, self._joins = answer.library, answer.port, bool(answer.port)
+        namespace.enrolled.add(worker.number)
+        if len(namespace.enrolled) == namespace.size:
+            self._stand(namespace)
 
-    def _stand(self, world: World) -> None:
-        self._coming, self._deadline, self._failures = None, None, 0
-        self._standing[world.number] = world
-        for worker in world.workers.values():
-            worker.world = world.number
-        self._pool.act(self._pool.scheduler.enrolled(list(world.workers), world.number, now()))
+    def _stand(self, namespace: Namespace) -> None:
+        del self._coming[namespace.number]
+        self._failures.pop(namespace.hosts, None)
+        self._standing[namespace.name] = namespace
+        self._pool.scheduler.gangs.joins = bool(self._joins)
+        self._pool.act(self._pool.scheduler.enrolled(list(namespace.workers), namespace.name, now()))
 
     def worker_left(self, worker: WorkerState, end: End) -> None:
         """A worker has ended; its rank is used up."""
-        world = self._coming
-        if world is not None and worker.number in world.workers:
-            self._fail(f"a worker on {worker.host} ended while it became an MPI rank: {end}; {end.stderr}".rstrip("; "))
-        standing = self._standing.get(worker.world)
+        for coming in [one for one in self._coming.values() if worker.number in one.workers]:
+            told = f"a worker on {worker.host} ended while it became an MPI rank: {end}; {end.stderr}"
+            self._fail(coming, told.rstrip("; "))
+        standing = self._standing.get(worker.namespace)
         if standing is not None:
             standing.workers.pop(worker.number, None)
             if not standing.workers:
-                del self._standing[worker.world]
+                del self._standing[worker.namespace]
                 self._dissolve(standing)
 
-    def _launch_ended(self, world: World, reason: str) -> None:
-        if world is self._coming:
-            self._fail(f"the MPI launcher {reason}")
-        elif self._standing.get(world.number) is world:
-            self._log(logging.WARNING, f"the MPI launcher of {len(world.workers)} ranks {reason}; they are replaced")
-            for worker in filter(None, map(self._pool.scheduler.workers.get, world.workers)):
+    def _launch_ended(self, namespace: Namespace, reason: str) -> None:
+        if namespace in self._ending:
+            self._ending.remove(namespace)
+        elif self._coming.get(namespace.number) is namespace:
+            self._fail(namespace, f"the MPI launcher {reason}")
+        elif self._standing.get(namespace.name) is namespace:
+            ranks = len(namespace.workers)
+            self._log(logging.WARNING, f"the MPI launcher of {ranks} ranks {reason}; they are replaced")
+            for worker in filter(None, map(self._pool.scheduler.workers.get, namespace.workers)):
                 worker.stale = True
 
-    def _fail(self, reason: str) -> None:
-        """The coming world is given up; who has been told of it may be blocked in MPI for ever."""
-        world, self._coming, self._deadline = self._coming, None, None
-        assert world is not None
+    def _fail(self, namespace: Namespace, reason: str) -> None:
+        """A coming namespace is given up; who has been told of it may be blocked in MPI for ever."""
+        del self._coming[namespace.number]
         scheduler, roster = self._pool.scheduler, self._pool.roster
-        self._failures += 1
+        self._failures[namespace.hosts] += 1
         self._log(logging.WARNING, f"MPI ranks could not be started: {reason}")
-        self._dissolve(world)
-        if world.told:
-            for number in world.workers:
+        self._dissolve(namespace)
+        if namespace.told:
+            for number in namespace.workers:
                 scheduler.leaving(number)
                 roster.tell(number, Kind.KILL)
-        if self._failures >= MOST_FAILURES:
+        if self._failures[namespace.hosts] >= MOST_FAILURES:
             self.refused = (
                 f"MPI ranks could not be started, {MOST_FAILURES} times one after another; the last time: {reason}"
             )
             for task in scheduler.gangs.drain():
                 self._pool.resolve(task, GangError(f"no gang can run: {self.refused}"))
-        self._pool.act(scheduler.enrolled([] if world.told else list(world.workers), 0, now()))
+        self._pool.act(scheduler.enrolled([] if namespace.told else list(namespace.workers), "", now()))
 
-    def _dissolve(self, world: World) -> None:
-        world.end()
-        for agent in world.agents:
+    def _dissolve(self, namespace: Namespace) -> None:
+        """Let its slots go, and its launcher end with them; an MPI launcher that is killed leaves files."""
+        namespace.deadline = now() + GRACE
+        self._ending.append(namespace)
+        for agent in namespace.agents:
             if not agent.connection.closed:
-                agent.connection.send(encode(Kind.UNLEND, number=world.number))
+                agent.connection.send(encode(Kind.UNLEND, number=namespace.number))
 
     # -- time
 
     def next_deadline(self) -> float | None:
         short = None if self._short_since is None else self._short_since + self._patience
-        return min((at for at in (self._deadline, short) if at is not None), default=None)
+        awaited = min((one.deadline for one in (*self._coming.values(), *self._ending)), default=None)
+        return min((at for at in (awaited, short) if at is not None), default=None)
 
     def tick(self, time_now: float) -> None:
         self._give_up_too_large(time_now)
-        if self._deadline is not None and self._deadline <= time_now:
-            self._fail(f"they did not stand within start_timeout={self._patience:g} s")
+        for namespace in [namespace for namespace in self._coming.values() if namespace.deadline <= time_now]:
+            self._fail(namespace, f"they did not stand within start_timeout={self._patience:g} s")
+        for namespace in [namespace for namespace in self._ending if namespace.deadline <= time_now]:
+            self._ending.remove(namespace)
+            namespace.end()
 
     def _give_up_too_large(self, time_now: float) -> None:
         """Nodes were lost, and have had their time to come back: what wants more workers than are left, has no hope."""
@@ -308,8 +347,8 @@ class Enrolments:
 
     def close(self) -> None:
         """The agents have ended, and the slots with them."""
-        worlds = list(self._standing.values())
-        if self._coming is not None:
-            self._coming.end()
-        for world in worlds:
-            world.finish()
+        until = now() + GRACE
+        for namespace in self._coming.values():
+            namespace.end()
+        for namespace in [*self._standing.values(), *self._ending]:
+            namespace.finish(until - now())

@@ -14,15 +14,17 @@ worker is kept for it, and a later task gets it only if it is expected to end be
 worker that the gang will not need. So neither starves: a gang waits for some `ROUNDS` tasks' time and for what was
 running, and a single task waits for the gangs before it. A gang that the pool's workers cannot form holds nobody up.
 
-*Who can go together.* Ranks of one MPI world can form a gang; such a set of workers is a circle. Workers get their
-ranks, in circle 0, when a gang would first take them: all that idle then enrol together. A worker that has died leaves
-its circle smaller for good. When no circle can hold the first gang, but all workers together could, those with ranks
-are replaced, each when it idles, and enrol anew with the others.
+*Who can go together.* Ranks of one namespace (one launch of MPI ranks); where MPI can join namespaces, those of all.
+A worker has no rank until a gang would first take it: all that idle then enrol together. A worker that has died leaves
+its namespace smaller for good; the one in its place enrols in another. Where that cannot be joined, and no namespace
+can hold the first gang, but all workers together could, those with ranks are replaced, each when it idles, and enrol
+anew with the others.
 
 *How it ends.* A gang has ended when all its parts have, and its workers are its own until then: so they are free at
 once and go to a gang as wide, not one by one to single tasks. When one part has failed, by an exception or with its
 worker, the others have `GRACE` seconds to fail or end too; those that have not are blocked in a message that will not
-come, and their workers are replaced. A gang that lost a worker waits again, up to its `worker_retries`.
+come, and their workers are replaced. What joined several namespaces is not to be trusted after that: then the others'
+workers are replaced too. A gang that lost a worker waits again, up to its `worker_retries`.
 """
 
 from __future__ import annotations
@@ -48,8 +50,10 @@ class Running:
     workers: list[int]
     busy: set[int]
     deadline: float
+    is_joint: bool  # it is of several namespaces
     failed: int | None = None
     how: str = "returned"
+    is_broken: bool = False  # a part was ended in its middle
 
 
 def order(task: Task) -> tuple[int, int]:
@@ -67,7 +71,8 @@ class Gangs:
         self._timed: dict[int, Running] = {}  # those that have a deadline
         self.released: list[int] = []  # workers of gangs that have ended; whoever takes them empties this
         self.kept: dict[str, int] = {}  # workers that the pool keeps on each node, those that are starting too
-        self.may_enrol = False  # not before the pool stands: a circle does not grow
+        self.may_enrol = False  # not before the pool stands: a namespace does not grow
+        self.joins = False  # whether MPI can join namespaces, as those that stand have told
 
     # -- waiting
 
@@ -116,27 +121,28 @@ class Gangs:
         if not possible:
             return single
         head = min(possible, key=order)
-        members = self._place(head, idle.values(), living)
+        wanted = self._place(head, idle.values(), living) or []
+        if not all(worker.namespace for worker in wanted) and self._may_enrol_now(living):
+            return Enrol([worker.id for worker in idle.values() if not worker.namespace])
+        ranked = [worker for worker in idle.values() if worker.namespace]
+        members = self._place(head, ranked, living)
         if members:
-            chosen = self._begin(head, members, idle, living, now)
-            if chosen is not None:
-                return chosen
-        elif self._renew(head, living):
+            return self._begin(head, members, now)
+        if not wanted and self._renew(head, living):
             return self.choose(idle, workers, single, mean, now)
         later = [task for task in possible if task is not head]
-        return self._overtake(head, later, idle, living, single, mean, now)
+        return self._overtake(head, later, ranked, living, single, mean, now)
 
-    def _begin(
-        self, task: Task, members: list[Worker], idle: dict[int, Worker], living: list[Worker], now: float
-    ) -> Assemble | Enrol | None:
-        if members[0].circle == 0:
-            if not self.may_enrol or any(worker.enrolling for worker in living):
-                return None
-            return Enrol([worker.id for worker in idle.values() if worker.circle == 0])
+    def _may_enrol_now(self, living: list[Worker]) -> bool:
+        """Whether those who idle may enrol; where namespaces cannot be joined, others may be about to join this one."""
+        return self.may_enrol and (self.joins or not any(worker.enrolling for worker in living))
+
+    def _begin(self, task: Task, members: list[Worker], now: float) -> Assemble:
         self.remove(task)
         ids = [worker.id for worker in members]
         deadline = inf if task.timeout is None else now + task.timeout
-        running = self._running[task.id] = Running(task, ids, set(ids), deadline)
+        is_joint = len({worker.namespace for worker in members}) > 1
+        running = self._running[task.id] = Running(task, ids, set(ids), deadline, is_joint)
         if deadline < inf:
             self._timed[task.id] = running
         return Assemble(task, ids)
@@ -145,19 +151,20 @@ class Gangs:
         self,
         head: Task,
         later: list[Task],
-        idle: dict[int, Worker],
+        ranked: list[Worker],
         living: list[Worker],
         single: Task | None,
         mean: Mean,
         now: float,
-    ) -> Assemble | Enrol | Task | None:
-        """Return the widest of the later tasks that may have idle workers before the first gang gets them."""
-        placed = [(members, task) for task in later if (members := self._place(task, idle.values(), living))]
+    ) -> Assemble | Task | None:
+        """Return the widest of the later tasks that may have idle workers before the first gang gets them.
+
+        Of the idle workers only those with ranks are given: for a later task nobody enrols.
+        """
+        placed = [(members, task) for task in later if (members := self._place(task, ranked, living))]
         placed.sort(key=lambda one: (-len(one[0]), order(one[1])))
         window: tuple[float, int] | None = None
         for members, task in [*placed, *([([], single)] if single else [])]:
-            if members and members[0].circle == 0:
-                continue
             count = len(members) or 1
             if head.overtaken + count <= ROUNDS * len(living):
                 head.overtaken += count
@@ -165,7 +172,7 @@ class Gangs:
                 window = window or self._window(head, living, mean)
                 if not (now + (mean(task) or task.timeout or inf) <= window[0] or count <= window[1]):
                     continue
-            return self._begin(task, members, idle, living, now) if members else task
+            return self._begin(task, members, now) if members else task
         return None
 
     # -- who can form a gang
@@ -174,15 +181,14 @@ class Gangs:
         """Return workers for a gang, in the order of its ranks, if enough of those that can go together idle."""
         assert task.gang is not None
         best: list[Worker] | None = None
-        for group in _groups(task.gang, idle):
-            is_better = best is None or (group[0].circle > 0, -len(group)) > (best[0].circle > 0, -len(best))
+        for group in self._groups(task.gang, idle):
+            is_better = best is None or _fitness(group) > _fitness(best)
             if is_better and len(group) >= self._least(task.gang, group[0], living):
                 best = group
         if best is None:
             return None
         most = len(best) if task.gang.scope != "pool" else task.gang.most
-        on_node = Counter(worker.node for worker in best)
-        return sorted(best, key=lambda worker: (-on_node[worker.node], worker.node, worker.id))[:most]
+        return sorted(best, key=_closeness(best))[:most]
 
     def _least(self, gang: Ranks, one: Worker, living: list[Worker]) -> int:
         """Return how many workers a gang must have if this one is among them."""
@@ -194,7 +200,7 @@ class Gangs:
         return sum(self.kept.values()) if gang.scope == "all" else self.kept.get(one.node, 1)
 
     def _is_possible(self, task: Task, living: list[Worker]) -> bool:
-        """Whether the workers that stand or start could form this gang, were they all idle and ranks of one world."""
+        """Whether the workers that stand or start could form this gang, were they all idle and of one namespace."""
         gang = task.gang
         assert gang is not None
         eligible = [worker for worker in living if _may_have(gang, worker)]
@@ -202,15 +208,24 @@ class Gangs:
         return bool(eligible) and len(eligible) + starting >= self._least(gang, eligible[0], living)
 
     def _renew(self, task: Task, living: list[Worker]) -> bool:
-        """Have the workers with ranks replaced, if no circle can hold this gang; say whether one of them idles."""
+        """Have the workers with ranks replaced, if no namespace can hold this gang; say whether one of them idles."""
         gang = task.gang
         assert gang is not None
-        if any(len(group) >= self._least(gang, group[0], living) for group in _groups(gang, living)):
+        if self.joins or any(len(group) >= self._least(gang, group[0], living) for group in self._groups(gang, living)):
             return False
-        old = [worker for worker in living if worker.circle and _may_have(gang, worker)]
+        old = [worker for worker in living if worker.namespace and _may_have(gang, worker)]
         for worker in old:
             worker.stale = True
         return any(worker.idle for worker in old)
+
+    def _groups(self, gang: Ranks, workers: Iterable[Worker]) -> Iterable[list[Worker]]:
+        """Return those of the workers that can form this gang, by who can go with whom."""
+        groups: dict[tuple[str, str], list[Worker]] = {}
+        for worker in workers:
+            if _may_have(gang, worker) and not worker.stale:
+                key = "" if self.joins else worker.namespace, worker.node if gang.scope == "node" else ""
+                groups.setdefault(key, []).append(worker)
+        return groups.values()
 
     # -- when
 
@@ -218,7 +233,7 @@ class Gangs:
         """Return when the first gang can begin, as far as is known, and how many idle workers it will not need then."""
         assert head.gang is not None
         begins, spare = inf, 0
-        for group in _groups(head.gang, living):
+        for group in self._groups(head.gang, living):
             least = self._least(head.gang, group[0], living)
             if len(group) >= least:
                 free = sorted(_free_at(worker, mean) for worker in group)
@@ -235,6 +250,7 @@ class Gangs:
         if running is None or worker not in running.busy:
             return []
         running.busy.discard(worker)
+        running.is_broken |= how == "died"
         if how != "returned" and running.failed is None:
             running.failed, running.how = worker, how
             running.deadline = min(running.deadline, now + GRACE)
@@ -255,12 +271,14 @@ class Gangs:
         for running in [running for running in self._timed.values() if running.deadline <= now]:
             if running.failed is None:
                 running.how = "overran"
-            actions += [Replace(worker) for worker in running.workers if worker in running.busy]
+            running.is_broken = True
             actions += self._disband(running)
         return actions
 
     def _disband(self, running: Running) -> list[Action]:
         task = running.task
+        spoilt = running.workers if running.is_joint and running.is_broken else running.busy
+        actions: list[Action] = [Replace(worker) for worker in running.workers if worker in spoilt]
         self.released += running.workers
         del self._running[task.id]
         self._timed.pop(task.id, None)
@@ -269,17 +287,27 @@ class Gangs:
             if task.deaths <= task.worker_retries:
                 task.attempt += 1
                 self.add(task)
-                return []
-        return [Disband(task, running.failed, running.how)]
+                return actions
+        return [*actions, Disband(task, running.failed, running.how)]
 
 
-def _groups(gang: Ranks, workers: Iterable[Worker]) -> Iterable[list[Worker]]:
-    """Return those of the workers that can form this gang, by who can go with whom."""
-    groups: dict[tuple[int, str], list[Worker]] = {}
-    for worker in workers:
-        if _may_have(gang, worker) and not worker.stale:
-            groups.setdefault((worker.circle, worker.node if gang.scope == "node" else ""), []).append(worker)
-    return groups.values()
+def _fitness(group: list[Worker]) -> tuple[bool, int]:
+    """Return how well a group serves for a gang: all have ranks, then the fewest, so that the others stay together."""
+    return all(worker.namespace for worker in group), -len(group)
+
+
+def _closeness(group: list[Worker]) -> Callable[[Worker], tuple[object, ...]]:
+    """Return what the workers of a group are sorted by, so that the first are on few nodes and in few namespaces."""
+    on_node = Counter(worker.node for worker in group)
+    among = Counter(worker.namespace for worker in group)
+    return lambda worker: (
+        not worker.namespace,
+        -on_node[worker.node],
+        worker.node,
+        -among[worker.namespace],
+        worker.namespace,
+        worker.id,
+    )
 
 
 def _may_have(gang: Ranks, worker: Worker) -> bool:

@@ -62,9 +62,9 @@ class Worker:
     idle: bool = False
     among: OrderedDict[int, Worker] | None = None  # those with several tasks in hand, if it is one
     dying: bool = False  # it gets nothing more: it was killed, or is leaving
-    circle: int = 0  # those who can form a gang with each other; 0: it has no MPI rank yet
+    namespace: str = ""  # the launch that its MPI rank is of; empty: it has none yet
     enrolling: bool = False  # it is becoming a rank
-    stale: bool = False  # its circle has become too small, so it is to be replaced when it idles
+    stale: bool = False  # its namespace is of no use any more, so it is to be replaced when it idles
 
 
 class Send(NamedTuple):
@@ -102,7 +102,7 @@ class Assemble(NamedTuple):
 
 
 class Enrol(NamedTuple):
-    """Make these workers ranks of one MPI world; `enrolled` or `not_enrolled` tells how that went."""
+    """Make these workers ranks of one namespace; `enrolled` tells how that went."""
 
     workers: list[int]
 

@@ -12,8 +12,9 @@ MOST_NAMES = 6  # of hosts in one line
 class WorkerInfo(NamedTuple):
     """A worker, as `Executor.workers` shows it.
 
-    `id` (int) is never used twice; `namespace` (str) names the launch it came by, and `rank` (int) its place
-    there; `state` is "starting", "idle" or "busy".
+    `id` (int) is never used twice. `namespace` (str) and `rank` (int) name the process as MPI and PMIx do: the launch
+    that it came by, and its number in that; once it is an MPI rank, the launch of ranks and its rank in MPI's words.
+    No two processes have both in common, those that have ended included. `state` is "starting", "idle" or "busy".
     """
 
     id: int

@@ -36,7 +36,7 @@ class AgentState:
     """An agent as the client sees it."""
 
     def __init__(self, connection: Connection, hello: dict[str, Any], namespace: str) -> None:
-        self.connection, self.namespace = connection, namespace
+        self.connection, self.namespace = connection, namespace  # the launch by which it came
         self.host: str = hello["host"]
         self.cores: int = hello["cores"]
         self.stage: dict[str, Any] | None = hello.get("stage")
@@ -54,22 +54,20 @@ class AgentState:
 class WorkerState:
     """A worker as the client sees it."""
 
-    def __init__(self, number: int, agent: AgentState) -> None:
+    def __init__(self, number: int, agent: AgentState, rank: int) -> None:
         self.number, self.agent, self.host = number, agent, agent.host
+        self.namespace, self.rank = agent.namespace, rank  # until it has enrolled, and is an MPI rank
         self.connection: Connection | None = None
         self.pid = 0
         self.known: set[int] = set()  # numbers of the functions that it has
         self.overran: Task | None = None  # for which it was killed, and whose files are to come first
-        self.world, self.rank = 0, -1  # of MPI, once it has enrolled
+        self.port = ""  # where ranks of other namespaces reach it
         self.spent: list[int] = []  # communicators that it is to free
         self.saving = False  # it has ended, and its agent brings what it left before it says so
 
     def info(self, scheduled: Worker | None) -> WorkerInfo:
         state = "starting" if scheduled is None else "busy" if scheduled.hand else "idle"
-        if self.world:
-            return WorkerInfo(self.number, self.host, self.pid, f"mpi-{self.world}", self.rank, state)
-        rank = list(self.agent.workers).index(self.number)
-        return WorkerInfo(self.number, self.host, self.pid, self.agent.namespace, rank, state)
+        return WorkerInfo(self.number, self.host, self.pid, self.namespace, self.rank, state)
 
 
 class Pool(Protocol):
@@ -111,6 +109,7 @@ class Roster:
         self.workers: dict[int, WorkerState] = {}
         self._leaving: dict[int, float] = {}  # closed, and waiting until then for the agent's word on why
         self._numbers = 0
+        self._enlisted: Counter[str] = Counter()  # workers of each launch, those that have ended too
         self._complete = False
         self.ever_started = 0
         self.closing = False
@@ -221,7 +220,9 @@ class Roster:
     def _enlist(self, agent: AgentState) -> int:
         """Return the number of a worker that the agent is to fork."""
         self._numbers += 1
-        agent.workers[self._numbers] = self.workers[self._numbers] = WorkerState(self._numbers, agent)
+        rank = self._enlisted[agent.namespace]
+        self._enlisted[agent.namespace] += 1
+        agent.workers[self._numbers] = self.workers[self._numbers] = WorkerState(self._numbers, agent, rank)
         return self._numbers
 
     def _give_turns(self) -> None:

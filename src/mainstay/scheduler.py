@@ -104,15 +104,16 @@ class Scheduler:
         self._settle(self.workers.setdefault(worker_id, Worker(worker_id, node)))
         return self._dispatch(now)
 
-    def enrolled(self, worker_ids: list[int], circle: int, now: float) -> list[Action]:
-        """These workers are ranks of one world now; circle 0: that failed, and they are as they were.
+    def enrolled(self, worker_ids: list[int], namespace: str, now: float) -> list[Action]:
+        """These workers are ranks of one namespace now; empty: that failed, and they are as they were.
 
-        From the first time on, workers may be chosen to enrol; before it more might come, and a world does not grow.
+        From the first time on, workers may be chosen to enrol; before it more might come, and a namespace does not
+        grow.
         """
         self.gangs.may_enrol = True
         for worker_id in worker_ids:
             if (worker := self.workers.get(worker_id)) is not None:
-                worker.circle, worker.enrolling = circle, False
+                worker.namespace, worker.enrolling = namespace, False
                 self._settle(worker)
         return self._dispatch(now)
 
@@ -160,6 +161,10 @@ class Scheduler:
         """Of what happened to `gangs` these actions follow; return them, and what the workers do that it freed."""
         if not self.gangs.released:
             return actions
+        actions = [one for one in actions if not isinstance(one, Replace) or one.worker in self.workers]
+        for action in actions:
+            if isinstance(action, Replace):
+                self._retire(self.workers[action.worker])
         released, self.gangs.released = self.gangs.released, []
         for worker in filter(None, map(self.workers.get, released)):
             worker.hand.clear()
@@ -197,11 +202,7 @@ class Scheduler:
         actions: list[Action] = []
         while (overdue := self._deadlines.pop(now)) is not None:
             actions.append(self._kill(overdue))
-        for action in self.gangs.overdue(now):
-            if isinstance(action, Replace):
-                self._retire(self.workers[action.worker])
-            actions.append(action)
-        actions = self.released(actions, now)
+        actions = self.released([*actions, *self.gangs.overdue(now)], now)
         for hands, patience in self._stalling:
             while hands and (worker := next(iter(hands.values()))).since + patience <= now:
                 actions.append(self._recall(worker))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from itertools import groupby
 from math import inf
 from typing import ClassVar
 
@@ -14,7 +15,7 @@ from simulation import LATENCY, Cluster
 
 from mainstay.enrolment import Enrolments
 from mainstay.gangs import GRACE, ROUNDS
-from mainstay.orders import Assemble, Disband, Enrol, Ranks, Replace, Send, Task
+from mainstay.orders import Assemble, Disband, Enrol, Ranks, Replace, Send, Task, Worker
 from mainstay.scheduler import Scheduler
 
 TOO_SMALL = "it wants 2 workers at least; the pool has lost some, and has 1 now"
@@ -22,14 +23,19 @@ ENROLLING = 0.1  # seconds that workers take to become ranks
 
 
 class Pool(Cluster):
-    """A simulated pool whose workers can be ranks. A gang's payload says of a rank how long it takes, and its end."""
+    """A simulated pool whose workers can be ranks. A gang's payload says of a rank how long it takes, and its end.
 
-    def __init__(self, workers: int, nodes: int = 1, checked: bool = True) -> None:
-        self._nodes, self._circles = nodes, 0
+    Its MPI joins namespaces, which are then of one node each, or not; what a broken gang joined is lost.
+    """
+
+    def __init__(self, workers: int, nodes: int = 1, checked: bool = True, joins: bool = False) -> None:
+        self._nodes, self._namespaces, self._joins = nodes, 0, joins
+        self._lost: set[int] = set()  # workers that can take part in no further gang
         self._missing: str | None = None  # the node of a worker that is being replaced
         self.enrolments: list[int] = []
+        self._members: dict[int, list[Worker]] = {}  # of each gang, as it began last
         super().__init__(workers, checked)
-        self.act(self.scheduler.enrolled([], 0, self.now))
+        self.act(self.scheduler.enrolled([], "", self.now))
 
     def join(self) -> int:
         worker, kept = next(self._ids), self.scheduler.gangs.kept
@@ -46,8 +52,12 @@ class Pool(Cluster):
             if isinstance(action, Assemble):
                 assert len(set(action.workers)) == len(action.workers)
                 workers = [self.scheduler.workers[worker] for worker in action.workers]
-                assert len({worker.circle for worker in workers}) == 1
-                assert workers[0].circle > 0
+                assert all(worker.namespace for worker in workers)
+                assert self._joins or len({worker.namespace for worker in workers}) == 1
+                runs = [key for key, _ in groupby(workers, key=lambda worker: worker.namespace)]
+                assert len(runs) == len(set(runs)), "the ranks of a namespace stand apart"
+                assert not self._lost & set(action.workers)
+                self._members[action.task.id] = workers
                 self.began.setdefault(action.task.id, []).append(self.now)
                 for rank, worker in enumerate(action.workers):
                     run = next(self._ids)
@@ -57,16 +67,24 @@ class Pool(Cluster):
                         self._later(LATENCY + seconds, self._part_done, worker, run, how)
             elif isinstance(action, Enrol):
                 self.enrolments.append(len(action.workers))
-                self._circles += 1
-                self._later(ENROLLING, self._enrolled, list(action.workers), self._circles)
+                self._enrol(action.workers)
             elif isinstance(action, Replace):
                 self._later(LATENCY, self._end, action.worker)
             elif isinstance(action, Disband):
                 self._disband(action)
         super().act(actions)
 
-    def _enrolled(self, workers, circle) -> None:
-        self.act(self.scheduler.enrolled(workers, circle, self.now))
+    def _enrol(self, workers) -> None:
+        together: dict[str, list[int]] = {}
+        for worker in workers:
+            together.setdefault(self.scheduler.workers[worker].node if self._joins else "", []).append(worker)
+        for some in together.values():
+            self._namespaces += 1
+            self._later(ENROLLING, self._enrolled, some, f"mpi-{self._namespaces}")
+
+    def _enrolled(self, workers, namespace) -> None:
+        self.scheduler.gangs.joins = self._joins
+        self.act(self.scheduler.enrolled(workers, namespace, self.now))
 
     def _part_done(self, worker, run, how) -> None:
         if self._running.get(worker, (None, None))[1] != run:
@@ -88,7 +106,11 @@ class Pool(Cluster):
 
     def _end(self, worker, blame=False) -> None:
         if worker in self._inbox:
-            self._running.pop(worker, None)
+            task, _ = self._running.pop(worker, (None, 0))
+            if task is not None and task.gang is not None:
+                members = self._members[task.id]
+                if len({member.namespace for member in members}) > 1:
+                    self._lost |= {member.id for member in members}
             self._missing = self.scheduler.workers[worker].node
             super()._end(worker, blame)
 
@@ -131,7 +153,7 @@ def test_nobody_enrols_before_the_pool_stands():
     scheduler.joined(0, 0.0)
     assert scheduler.submit(Task(1, 1, gang=Ranks(1, 1)), 0.0) == []
     assert scheduler.joined(1, 0.0) == []
-    assert scheduler.enrolled([], 0, 0.0) == [Enrol([0, 1])]
+    assert scheduler.enrolled([], "", 0.0) == [Enrol([0, 1])]
 
 
 def test_a_gang_takes_as_many_as_are_free_within_its_bounds():
@@ -210,6 +232,73 @@ def test_after_a_death_the_pool_is_whole_again_for_a_gang_of_all():
     pool.run()
     assert pool.enrolments == [4, 4]
     assert {how(pool)[small.id], how(pool)[large.id]} == {"done"}
+
+
+def test_where_namespaces_can_be_joined_a_new_worker_enrols_alone_and_nobody_is_replaced():
+    pool = Pool(4, joins=True)
+    pool.gang(4)
+    pool.run()
+    pool.kill(min(pool.scheduler.workers))
+    others = set(pool.scheduler.workers)
+    small = pool.gang(3)
+    pool.run()
+    assert pool.enrolments == [4]  # those that are left can do that
+    large = pool.gang(4)
+    pool.run()
+    wide = pool.gang(Ranks(2, 8))
+    pool.run()
+    assert pool.enrolments == [4, 1]
+    assert others <= set(pool.scheduler.workers)
+    assert {how(pool)[task.id] for task in (small, large, wide)} == {"done"}
+    assert len(pool._members[wide.id]) == 4
+
+
+def test_a_gang_waits_for_a_worker_that_starts_and_replaces_nobody_for_it():
+    pool = Pool(3, joins=True)
+    pool.gang(3)
+    pool.run()
+    scheduler = pool.scheduler
+    scheduler.gangs.kept = {"n0": 4}
+    assert scheduler.submit(Task(900, 1, gang=Ranks(4, 4)), pool.now) == []
+    assert [type(action) for action in scheduler.joined(77, pool.now, "n0")] == [Enrol]
+    assert [type(action) for action in scheduler.enrolled([77], "mpi-9", pool.now)] == [Assemble]
+
+
+def test_a_gang_that_wants_what_idles_begins_while_a_new_worker_enrols():
+    pool = Pool(3, joins=True)
+    pool.gang(3)
+    pool.run()
+    pool.join()
+    first = pool.scheduler.submit(Task(900, 1, gang=Ranks(2, 8)), pool.now)
+    assert [type(action) for action in first] == [Enrol, Assemble]
+
+
+def test_a_gang_is_of_few_nodes_and_few_namespaces():
+    pool = Pool(6, nodes=2, joins=True)
+    pool.gang(6)
+    pool.run()
+    pool.kill(min(pool.scheduler.workers))  # of three in n0, one will be of a namespace of its own
+    pool.gang(6)
+    pool.run()
+    for ranks in (2, 3):
+        task = pool.gang(ranks)
+        pool.run()
+        assert len({worker.node for worker in pool._members[task.id]}) == 1
+        assert ranks == 3 or len({worker.namespace for worker in pool._members[task.id]}) == 1
+
+
+def test_of_a_gang_of_several_namespaces_that_lost_a_worker_all_are_replaced():
+    pool = Pool(4, nodes=2, joins=True)
+    first = pool.gang(4, [(0.01, "raised"), (0.01, "returned")])
+    pool.run()
+    before = set(pool.scheduler.workers)
+    assert how(pool) == {first.id: "raised"}  # and each part ended by itself: nothing is broken
+    pool.gang(4, [(0.01, "returned"), (0.02, "raised"), (0.01, "returned"), (inf, "blocked")])
+    pool.run()
+    assert not before & set(pool.scheduler.workers)
+    again = pool.gang(4)
+    pool.run()
+    assert how(pool)[again.id] == "done"
 
 
 def test_a_gang_that_the_pool_cannot_form_holds_nobody_up():
@@ -316,9 +405,9 @@ STEP = st.one_of(
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
-@given(nodes=st.integers(1, 2), steps=st.lists(STEP, max_size=40))
-def test_every_gang_ends_once_and_for_a_good_reason(nodes, steps):
-    pool = Pool(4, nodes)
+@given(nodes=st.integers(1, 2), joins=st.booleans(), steps=st.lists(STEP, max_size=40))
+def test_every_gang_ends_once_and_for_a_good_reason(nodes, joins, steps):
+    pool = Pool(4, nodes, joins=joins)
     tasks: list[Task] = []
     for kind, one, other in steps:
         if kind == "single":

@@ -28,6 +28,7 @@ LAYERS = [
     ["outcomes", "door", "reactor", "launches", "preloading", "turns"],
     ["ending", "files", "settings"],
     ["roster", "keeping"],
+    ["communicators"],
     ["acting", "enrolment"],
     ["muster"],
     ["broker"],

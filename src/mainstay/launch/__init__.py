@@ -99,8 +99,8 @@ class Launcher(Protocol):
     """One way to start agents. `most_workers` bounds the pool (None: no bound).
 
     One whose workers share the client's modules says so: `in_process = True`.
-    One that has `rejoin(invitation, host) -> Launched` starts an agent on a host that was lost, when it is back;
-    one that has `start_slots(door, places) -> Launched` starts MPI ranks, as many on each host as `places` says.
+    One that has `rejoin(invitation, host) -> Launched` starts an agent on a host that was lost, when it is back; one
+    that is a `Starter` too starts MPI ranks its own way.
     """
 
     name: str
@@ -112,6 +112,18 @@ class Launcher(Protocol):
 
     def start(self, invitation: Invitation) -> Launched:
         """Start the agents; raise `OSError` if that fails at once."""
+        ...
+
+
+class Starter(Protocol):
+    """What starts the ranks of one namespace."""
+
+    def joins(self) -> bool:
+        """Whether the ranks of separate launches can be joined by `MPI_Comm_accept`, as far as can be told before."""
+        ...
+
+    def start_slots(self, door: str, places: Mapping[str, int]) -> Launched:
+        """Start slots, as many on each host as `places` says, which lend their identities at that door."""
         ...
 
 

@@ -61,6 +61,15 @@ class Hosted:
         reached = reached_by(shutil.which(self.shell))
         return MpiExec(list(slots)).start_agents(invitation, **invitation.slots(slots), **open_gates(), **reached)
 
+    def joins(self) -> bool:
+        """Whether the ranks of separate launches can be joined, as far as mpiexec tells."""
+        return MpiExec().joins()
+
+    def start_slots(self, door: str, places: Mapping[str, int]) -> Process:
+        """Start as many MPI ranks on each host as are told; they lend their identities at that door."""
+        reached = reached_by(shutil.which(self.shell))
+        return MpiExec(list(self._read(os.environ))).start_slots(door, places, **reached)
+
 
 def reached_by(shell: str | None) -> dict[str, str]:
     """Return what makes Hydra and Open MPI reach hosts through a program; without one they do as they are used to."""

@@ -14,6 +14,8 @@ from mainstay.launch import Invitation
 from mainstay.launch.process import SLOT, Process
 from mainstay.origin import Origin, origin
 
+NO_BATCH = "^slurm,pbs,lsf,gridengine,pals"  # PRRTE's parts that ask a batch system for hosts
+
 
 class MpiExec:
     """Starts agents by `mpiexec`.
@@ -60,18 +62,31 @@ class MpiExec:
             environment |= allow_root() if os.geteuid() == 0 else {}
         return Process(argv, environment, max(1, len(self._hosts)), tethered=True, directory=invitation.directory)
 
-    def start_slots(self, door: str, places: Mapping[str, int]) -> Process:
-        """Start as many MPI ranks on each host as are told; they lend their identities at that door."""
+    def joins(self) -> bool:
+        """Whether the ranks of separate launches can be joined, as far as the program tells."""
+        return self.flavour() == "hydra"
+
+    def flavour(self) -> str:
+        """Return which kind of launcher was found, see `flavour_of`; empty: none."""
+        program = self._find()
+        return "" if program is None else flavour_of(program)
+
+    def start_slots(self, door: str, places: Mapping[str, int], **more: str) -> Process:
+        """Start as many MPI ranks on each host as are told; they lend their identities at that door.
+
+        `more` is what their launcher's environment is to have besides this program's.
+        """
         program = self._find()
         if program is None:
             raise FileNotFoundError(self.why_not())
         named = {name.partition(".")[0]: name for name in self._hosts}
         hosts = {named.get(host.partition(".")[0], host): count for host, count in places.items()}
         here = not self._hosts and set(places) == {os.uname().nodename}
+        environment = {"SLURM_OVERLAP": "1", **more}  # in a Slurm job, the agents' step has the CPUs
         if flavour_of(program) == "hydra":
-            return Process(hydra_slots_argv(program, hosts, here, [*SLOT, door]), {}, tethered=True)
-        allowed = allow_root() if os.geteuid() == 0 else {}
-        return Process(openmpi_slots_argv(program, hosts, here, [*SLOT, door]), allowed, tethered=True)
+            return Process(hydra_slots_argv(program, hosts, here, [*SLOT, door]), environment, tethered=True)
+        environment |= allow_root() if os.geteuid() == 0 else {}
+        return Process(openmpi_slots_argv(program, hosts, here, [*SLOT, door]), environment, tethered=True)
 
     def _find(self) -> str | None:
         if self._program is not None:
@@ -110,14 +125,16 @@ def openmpi_argv(program: str, hosts: Sequence[str], variables: Sequence[str], c
 
 
 def hydra_slots_argv(program: str, hosts: Mapping[str, int], here: bool, command: Sequence[str]) -> list[str]:
-    """Return MPICH's command line for ranks on these hosts; `here`: on this host alone, whatever it is called."""
-    where = [] if here else ["-hosts", ",".join(f"{host}:{count}" for host, count in hosts.items())]
+    """Return MPICH's command line for ranks on these hosts; `here`: on this one alone, be it of the job or not."""
+    named = ",".join(f"{host}:{count}" for host, count in hosts.items())
+    where = ["-launcher", "fork"] if here else ["-hosts", named]
     return [program, "-disable-auto-cleanup", *where, "-n", str(sum(hosts.values())), *command]
 
 
 def openmpi_slots_argv(program: str, hosts: Mapping[str, int], here: bool, command: Sequence[str]) -> list[str]:
     """Return Open MPI's. `--continuous`: the ranks that are left go on when one has died."""
-    where = [] if here else ["--host", ",".join(f"{host}:{count}" for host, count in hosts.items())]
+    named = ",".join(f"{host}:{count}" for host, count in hosts.items())
+    where = ["--prtemca", "ras", NO_BATCH, "--prtemca", "plm", NO_BATCH] if here else ["--host", named]
     alone = ["--continuous", "--oversubscribe", "--bind-to", "none"]
     return [program, *alone, *where, "-n", str(sum(hosts.values())), *command]
 

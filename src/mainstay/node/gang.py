@@ -3,9 +3,17 @@
 MPI is initialised once, when the first gang is asked for, in all workers of a namespace together. Between gangs a
 worker waits on its socket like any other, since a blocked MPI call would burn a core. `Create_group` builds a
 communicator without the ranks that are not in it, in some 30 µs with MPICH and with Open MPI, and more where there are
-fewer cores than ranks. It is kept for the next gang of the same ranks, and the client says when it is to be freed, so
-that all of its ranks have it or none. It is not used again after a gang that failed, or that left a message unreceived,
-and not freed then either: MPI would give its number to another, which would meet that message.
+fewer cores than ranks. Ranks of several namespaces are joined, where MPI can do that, one namespace after another:
+
+    parts   0 ──▶ 1 ──▶ 2 ──▶ 3      each accepts once, at the port of its first rank; those before it connect
+
+In halves it would take fewer steps; but MPICH 5.0.2 crashes where a rank that connects is connected to meanwhile. So
+the first rank of the first part connects and never accepts, those of the others accept once and never connect, and
+nobody can come to a port out of turn.
+
+A communicator is kept for the next gang of the same ranks, and the client says when it is to be freed, so that all of
+its ranks have it or none. It is not used again after a gang that failed, or that left a message unreceived, and not
+freed then either: MPI would give its number to another, which would meet that message.
 """
 
 from __future__ import annotations
@@ -21,7 +29,9 @@ if TYPE_CHECKING:
 
     from mainstay.wire.frames import Bytes, Frame
 
+JOINS = "MPICH"  # Open MPI 5 cannot accept and connect between launches that do not share a daemon of its own
 TAGS = 30_000  # MPI promises 32,767
+WORLD = 0  # the number of the communicator of all ranks of a namespace
 
 
 class Enrolment(NamedTuple):
@@ -33,20 +43,34 @@ class Enrolment(NamedTuple):
 
 
 class Enrolled(NamedTuple):
-    """What a worker answers: why it did not become a rank (empty: it did), and which MPI it is of."""
+    """What a worker answers: why it did not become a rank (empty: it did), and which MPI it is of.
+
+    `port` is where ranks of other namespaces reach it; empty: this MPI cannot join namespaces.
+    """
 
     why_not: str = ""
     library: str = ""
+    port: str = ""
+
+
+class Leaf(NamedTuple):
+    """A part of a communicator that is to be built: ranks of one that is there. `port` is that of the first rank."""
+
+    parent: int
+    ranks: tuple[int, ...]
+    port: str
 
 
 class Part(NamedTuple):
-    """A worker's part in a gang: the communicator's number, and its members' MPI ranks in their order.
+    """A worker's part in a gang: the communicator's number, and what it is built from (nothing: it is kept).
 
-    `answers` says whether this rank's result is wanted; `spent` are communicators that are to be freed.
+    `home` is the leaf that this rank is in; `answers` says whether its result is wanted; `spent` are communicators
+    that are to be freed.
     """
 
     communicator: int
-    members: tuple[int, ...]
+    leaves: tuple[Leaf, ...]
+    home: int
     answers: bool
     spent: tuple[int, ...]
 
@@ -60,18 +84,18 @@ class Rank:
 
         if not MPI.Is_initialized():
             MPI.Init_thread()  # the agent has preloaded it
-        self._world = MPI.COMM_WORLD
+        world = MPI.COMM_WORLD
         self.library = " ".join(MPI.Get_library_version().strip("\0").split("\n")[0].split()[:4])
-        if (self._world.rank, self._world.size) != (enrolment.rank, enrolment.size):
+        if (world.rank, world.size) != (enrolment.rank, enrolment.size):
             raise RuntimeError(
-                f"mpi4py on this node uses {self.library!r}, which takes this process for rank {self._world.rank} of "
-                f"{self._world.size}, not for rank {enrolment.rank} of {enrolment.size}: a task has initialised MPI "
+                f"mpi4py on this node uses {self.library!r}, which takes this process for rank {world.rank} of "
+                f"{world.size}, not for rank {enrolment.rank} of {enrolment.size}: a task has initialised MPI "
                 "before the first gang (Executor(mpi=True) initialises it first), or mpiexec is of another MPI"
             )
         self._session = MPI.Session.Init() if hasattr(MPI, "Session") else None  # kept for life
-        self._group = self._world.Get_group()
+        self.port = MPI.Open_port() if self.library.startswith(JOINS) else ""
         self.is_silent = False  # nobody wants this rank's result
-        self._communicators: dict[int, Intracomm] = {}
+        self._communicators: dict[int, Intracomm] = {WORLD: world}
 
     def join(self, frame: Frame) -> Intracomm:
         """Return the communicator of the gang that a frame calls to; all members call this at once.
@@ -79,15 +103,34 @@ class Rank:
         Takes the part's buffer out of the frame, which is an ordinary call then.
         """
         part = Part(*pickle.loads(frame.buffers.pop(0)))
-        for spent in part.spent:
+        self.is_silent = not part.answers
+        if part.leaves:
+            self._communicators[part.communicator] = self._built(part)
+        for spent in part.spent:  # after that: one may have been a part's parent for the last time
             if spent in self._communicators:
                 self._communicators.pop(spent).Free()
-        self.is_silent = not part.answers
-        if part.communicator not in self._communicators:
-            group = self._group.Incl(part.members)
-            self._communicators[part.communicator] = self._world.Create_group(group, part.communicator % TAGS)
-            group.Free()
         return self._communicators[part.communicator]
+
+    def _built(self, part: Part) -> Intracomm:
+        """Return the communicator of all leaves, of which this rank is in one."""
+        whole = self._subset(part.leaves[part.home], part.communicator % TAGS)
+        for number, leaf in enumerate(part.leaves):
+            if number >= max(part.home, 1):
+                accepts, some = number == part.home, whole
+                bridge = some.Accept(leaf.port) if accepts else some.Connect(leaf.port)
+                whole = bridge.Merge(high=accepts)
+                bridge.Free()
+                some.Free()
+        return whole
+
+    def _subset(self, leaf: Leaf, tag: int) -> Intracomm:
+        parent = self._communicators[leaf.parent]
+        everyone = parent.Get_group()
+        group = everyone.Incl(leaf.ranks)
+        subset = parent.Create_group(group, tag)
+        group.Free()
+        everyone.Free()
+        return subset
 
 
 def enrol(body: Bytes) -> tuple[Rank | None, Enrolled]:
@@ -101,4 +144,4 @@ def enrol(body: Bytes) -> tuple[Rank | None, Enrolled]:
         )
     except BaseException as error:
         return None, Enrolled(str(error))
-    return rank, Enrolled(library=rank.library)
+    return rank, Enrolled(library=rank.library, port=rank.port)
