@@ -230,7 +230,7 @@ class Gangs:
     # -- running
 
     def part_ended(self, task: Task, worker: int, how: str, now: float) -> list[Action]:
-        """A member's part has "returned", "raised" or "died"."""
+        """A member's part has "returned", "raised", "died", or "left": its worker was taken away."""
         running = self._running.get(task.id)
         if running is None or worker not in running.busy:
             return []
@@ -264,8 +264,8 @@ class Gangs:
         self.released += running.workers
         del self._running[task.id]
         self._timed.pop(task.id, None)
-        if running.how == "died":
-            task.deaths += 1
+        if running.how in ("died", "left"):
+            task.deaths += running.how == "died"
             if task.deaths <= task.worker_retries:
                 task.attempt += 1
                 self.add(task)

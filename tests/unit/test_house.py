@@ -19,7 +19,7 @@ LAYERS = [
     ["contents"],
     ["orders", "options", "report", "interrupts", "slurm", "slurm_script"],
     ["origin"],
-    ["gangs", "queues", "runtimes"],
+    ["gangs", "hands", "queues", "runtimes"],
     ["scheduler"],
     ["world"],
     ["node"],
