@@ -15,8 +15,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from mainstay.orders import Task
 from mainstay.hands import AHEAD, NEXT
+from mainstay.orders import Task
 from mainstay.scheduler import Scheduler
 
 BATCH = 10  # results of short tasks that come together

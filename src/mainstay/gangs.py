@@ -67,12 +67,18 @@ class Gangs:
         self._timed: dict[int, Running] = {}  # those that have a deadline
         self.released: list[int] = []  # workers of gangs that have ended; whoever takes them empties this
         self.kept: dict[str, int] = {}  # workers that the pool keeps on each node, those that are starting too
+        self.ceiling = 0  # workers up to which the pool grows by itself
         self.may_enrol = False  # not before the pool stands: a namespace does not grow
 
     # -- waiting
 
     def __len__(self) -> int:
         return sum(map(len, self._waiting.values()))
+
+    @property
+    def demand(self) -> int:
+        """How many workers what waits could use at least."""
+        return sum(ranks.least * len(kind) for ranks, kind in self._waiting.items())
 
     def add(self, task: Task) -> None:
         assert task.gang is not None

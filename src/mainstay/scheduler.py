@@ -65,6 +65,11 @@ class Scheduler:
         return len(self._queues) + len(self.gangs)
 
     @property
+    def demand(self) -> int:
+        """How many workers more than there are what waits could use."""
+        return len(self._queues) + self.gangs.demand
+
+    @property
     def is_at_rest(self) -> bool:
         """Whether nothing runs, and nothing waits that might still run."""
         return self.queued == 0 and not any(worker.hand for worker in self.workers.values())
@@ -93,7 +98,7 @@ class Scheduler:
         return self._dispatch(now) if self._roomy else []
 
     def joined(self, worker_id: int, now: float, node: str = "") -> list[Action]:
-        self._settle(self.workers.setdefault(worker_id, Worker(worker_id, node)))
+        self._settle(self.workers.setdefault(worker_id, Worker(worker_id, node, since=now)))
         return self._dispatch(now)
 
     def enrolled(self, worker_ids: list[int], namespace: str, now: float) -> list[Action]:
