@@ -15,8 +15,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from mainstay.hands import AHEAD, NEXT
 from mainstay.orders import Task
-from mainstay.scheduler import AHEAD, NEXT, Scheduler
+from mainstay.scheduler import Scheduler
 
 BATCH = 10  # results of short tasks that come together
 LONG, SHORT, STEADY = 1, 2, 3  # functions: never sent ahead; `BATCH` at a time; one waits behind another

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from mainstay.errors import (
         AllocationEnding,
         GangError,
+        GrowError,
         InitializerFailed,
         JournalError,
         JournalInUse,
@@ -47,6 +48,7 @@ _PLACES = {
         (
             "AllocationEnding",
             "GangError",
+            "GrowError",
             "InitializerFailed",
             "JournalError",
             "JournalInUse",
@@ -73,6 +75,7 @@ __all__ = [
     "AllocationEnding",
     "Executor",
     "GangError",
+    "GrowError",
     "InitializerFailed",
     "JournalError",
     "JournalInUse",

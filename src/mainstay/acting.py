@@ -14,9 +14,10 @@ from typing import NamedTuple, Protocol
 from mainstay import outcomes
 from mainstay.communicators import Communicators
 from mainstay.node.gang import Part
-from mainstay.orders import Action, Assemble, Disband, Enrol, GiveUp, Kill, Recall, Replace, Send, Task
+from mainstay.orders import Action, Assemble, Disband, Enrol, GiveUp, Kill, Leave, Recall, Replace, Send, Task
 from mainstay.outcomes import End, KeepsNothing, Outcome
-from mainstay.roster import Roster, WorkerState
+from mainstay.peers import WorkerState
+from mainstay.roster import Roster
 from mainstay.scheduler import Scheduler
 from mainstay.wire.frames import Bytes, Frame, Kind, encode
 from mainstay.wire.functions import Function
@@ -84,6 +85,8 @@ class Acting:
                 actions += self._assemble(action)
             elif isinstance(action, Disband):
                 actions += self._disband(action)
+            elif isinstance(action, Leave):
+                roster.let_go(action.worker)
             elif isinstance(action, Replace):
                 roster.tell(action.worker, Kind.KILL)
             elif isinstance(action, Enrol):

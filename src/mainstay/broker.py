@@ -30,8 +30,10 @@ from mainstay.launches import Launches, Log
 from mainstay.muster import Muster
 from mainstay.orders import GiveUp, Task
 from mainstay.outcomes import End, Outcome, deliver
+from mainstay.peers import AgentState, WorkerState
 from mainstay.reactor import NAP, Reactor, nothing
-from mainstay.roster import AgentState, Roster, WorkerState
+from mainstay.resizing import Resizing
+from mainstay.roster import Roster
 from mainstay.scheduler import Scheduler
 from mainstay.wire import address, auth
 from mainstay.wire.frames import Frame, Kind
@@ -71,7 +73,7 @@ class Broker:
         self._closing = self.over = False
         self._takes_late = True
         self._patience = LAST_WORDS / 2  # seconds for the workers to end by themselves
-        self._callbacks: deque[Callable[[], None]] = deque()
+        self._callbacks: deque[Callable[[], object]] = deque()
         self._reactor = Reactor()
         self._burst = 0
         control, data = self._reactor.control, self._reactor.data
@@ -79,16 +81,18 @@ class Broker:
         self.door = Door(control, key, lambda sock: self.roster.admit(sock), log)
         invitation = Invitation(address.to_text(self.door.addresses), key.hex(), 0, setup["stagger"], most=wanted)
         self.launches = Launches(chain, start_timeout, invitation, self._reactor.call_soon, log)
-        self.launches.on_lost = lambda: self.roster.dismiss(list(self.roster.agents))
+        self.launches.on_lost = lambda attempt: self.roster.dismiss(self.roster.of_launch(attempt.number))
         self.launches.on_exhausted = self.break_down
-        self.roster = Roster(self, control, data, self.launches, wanted, setup, log)
+        self.roster = Roster(self, control, data, self.launches, setup, log)
         self.muster = Muster(self, start_timeout, log)
         self.enrolments = Enrolments(
             self, setup["mpi"], self.launches.standing, start_timeout, self._reactor.call_soon, log
         )
+        self.resizing = Resizing(self, self._reactor.call_soon, self._later, log)
         self._acting = Acting(self, self.enrolments.begin)
         self.act = self._acting.act
-        self.timed: list[Timed] = [self.door, self.roster, self.launches, self.muster, self.enrolments]
+        self.timed: list[Timed] = [self.door, self.roster, self.launches, self.muster]
+        self.timed += [self.enrolments, self.resizing]
         self._thread = threading.Thread(target=self._run, name="mainstay-broker", daemon=True)
 
     # -- what the executor and its futures call, in any thread
@@ -113,16 +117,21 @@ class Broker:
             self._burst += not mine
             if mine or self._burst < BURST:
                 if actions:
-                    self._reactor.wake_by(self.scheduler.next_tick())
+                    self._reactor.wake_by(self._due())
                 return
             done = self._serve_burst()
         deliver(done)
+
+    def _due(self) -> float | None:
+        """Return when time alone has the scheduler do something, or the pool grow."""
+        tick, look = self.scheduler.next_tick(), self.resizing.next_deadline()
+        return look if tick is None else tick if look is None else min(tick, look)
 
     def _serve_burst(self) -> list[Outcome]:
         self._burst = 0
         self._reactor.borrow()
         self.act(self.scheduler.top_up(now()))
-        self._reactor.wake_by(self.scheduler.next_tick())
+        self._reactor.wake_by(self._due())
         return self._take_outcomes()
 
     def drive(self, future: Future[Any], function: int) -> None:
@@ -139,7 +148,7 @@ class Broker:
         finally:
             with self.lock:
                 if self.tasks and not self.over:
-                    self._reactor.wake_by(self.scheduler.next_tick())
+                    self._reactor.wake_by(self._due())
 
     def _serve_once(self) -> bool:
         """Serve the workers' sockets, if no other thread has the lock; say whether anything came."""
@@ -157,9 +166,12 @@ class Broker:
         """Run `call` in the broker's thread, without the lock; False if this is that thread, or if it has ended."""
         if self._is_mine() or self.over:
             return False
+        self._later(call)
+        return True
+
+    def _later(self, call: Callable[[], object]) -> None:
         self._callbacks.append(call)
         self._reactor.call_soon(nothing)
-        return True
 
     def close(self, *, cancel: bool = False, abort: bool = False) -> None:
         """Finish what is queued (or cancel it; or drop all), then end the pool. Returns at once; `join` waits."""
@@ -249,7 +261,7 @@ class Broker:
         if abort:
             self._patience = 0.0
         # As in the stdlib, the calls at the head of the queue count as begun, even if the workers still start.
-        head = 0 if abort or self.scheduler.workers else self.roster.wanted or 1
+        head = 0 if abort or self.scheduler.workers else self.launches.wanted or 1
         for place, task in enumerate(self.scheduler.drain() if cancel or abort else []):
             if (task.begun or place < head) and not abort:
                 self.act(self.scheduler.submit(task, now()))
@@ -268,6 +280,7 @@ class Broker:
         self.scheduler.drain()
         for task in list(self.tasks.values()):
             self.resolve(task, broken)
+        self.resizing.close(broken)
         self.changed.notify_all()
 
     def _shut(self) -> None:
@@ -280,6 +293,7 @@ class Broker:
         with self.lock:
             self.over = True
             self.roster.close()
+            self.resizing.close()
             self.door.close()
             self._reactor.close()
             self.changed.notify_all()
@@ -301,9 +315,11 @@ class Broker:
     def worker_joined(self, worker: WorkerState) -> None:
         self.act(self.scheduler.joined(worker.number, now(), worker.host))
         self.muster.joined()
+        self.resizing.growing.look()
 
     def stands(self) -> None:
         self.act(self.enrolments.stands())
+        self.resizing.stands()
 
     def slot_lent(self, agent: AgentState, frame: Frame) -> None:
         self.enrolments.lent(agent, frame)
@@ -311,6 +327,13 @@ class Broker:
     def headcount_changed(self) -> None:
         self.scheduler.gangs.kept = self.roster.kept()
         self.muster.look()
+        self.resizing.growing.look()
+
+    def node_vacated(self, agent: AgentState) -> None:
+        self.resizing.shrinking.node_vacated(agent)
+
+    def worker_replaced(self, old: WorkerState, new: int) -> None:
+        self.resizing.growing.replaced(old, new)
 
     def worker_spoke(self, worker: WorkerState, frames: list[Frame]) -> None:
         done = [frame for frame in frames if frame.kind == Kind.RESULT or frame.kind == Kind.ERROR]
@@ -358,13 +381,14 @@ class Broker:
     def worker_left(self, worker: WorkerState, end: End) -> None:
         self._acting.fell(worker, end)
         self.enrolments.worker_left(worker, end)
-        actions = self.scheduler.left(worker.number, now())
+        actions = self.scheduler.left(worker.number, now(), blame=not worker.is_taken)
         if worker.overran is not None:
             actions += self._acting.overran(worker.overran)
         for action in actions:
             if isinstance(action, GiveUp):
                 self._acting.give_up(action, worker, end)
         self.act(actions)
+        self.resizing.left(worker)
         self.changed.notify_all()
 
     def worker_printed(self, name: str, frame: Frame) -> None:

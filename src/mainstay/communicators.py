@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from mainstay.node.gang import WORLD, Leaf
-from mainstay.roster import WorkerState
+from mainstay.peers import WorkerState
 
 MOST_KEPT = 256  # communicators; MPICH has room for some 2,000 in a process
 Members = tuple[WorkerState, ...]

@@ -30,7 +30,8 @@ from mainstay.launches import GRACE, Log, Post
 from mainstay.node.gang import Enrolled, Enrolment
 from mainstay.orders import Action, Enrol, Ranks, Task
 from mainstay.outcomes import End
-from mainstay.roster import AgentState, Roster, WorkerState
+from mainstay.peers import AgentState, WorkerState
+from mainstay.roster import Roster
 from mainstay.scheduler import Scheduler
 from mainstay.wire.frames import Frame, Kind, encode
 from mainstay.wire.payload import load
@@ -149,7 +150,7 @@ class Enrolments:
             )
         if self.refused:
             raise GangError(f"no gang can run: {self.refused}")
-        most = len(roster.workers) if roster.is_complete() else roster.wanted
+        most = max(roster.most or 0, self._pool.scheduler.gangs.ceiling)
         if most and least > most:
             raise ValueError(
                 f"ranks={given!r} wants {least} workers at least, and the pool has {most}; "
@@ -332,7 +333,7 @@ class Enrolments:
     def _give_up_too_large(self, time_now: float) -> None:
         """Nodes were lost, and have had their time to come back: what wants more workers than are left, has no hope."""
         gangs = self._pool.scheduler.gangs
-        most = sum(gangs.kept.values())
+        most = max(sum(gangs.kept.values()), gangs.ceiling)
         short = [task for task in gangs.heads() if task.gang is not None and task.gang.least > most] if most else []
         if not short:
             self._short_since = None

@@ -8,6 +8,7 @@ from errno import ENOSPC
 __all__ = [
     "AllocationEnding",
     "GangError",
+    "GrowError",
     "InitializerFailed",
     "JournalError",
     "JournalInUse",
@@ -92,6 +93,13 @@ class AllocationEnding(PoolBroken):
 
 class GangError(MainstayError):
     """A gang cannot be formed: there is no MPI for it, or its ranks could not be started; the message says why."""
+
+
+class GrowError(MainstayError):
+    """Not all of the workers came by which a pool was to grow; the message says how many did, and why not the others.
+
+    Those that came stay.
+    """
 
 
 class ScratchError(MainstayError):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mainstay import interrupts, lifetime, mapping, preloading, settings, world
 from mainstay.broker import Broker
+from mainstay.calls import Calls
 from mainstay.errors import JournalError
 from mainstay.futures import Future
 from mainstay.launch import Launcher, chain
@@ -34,7 +35,7 @@ T = TypeVar("T")
 WITNESS = "mainstay.journal.witness"  # what workers of a pool with a journal need besides, imported once on each node
 
 
-class Executor(concurrent.futures.Executor):
+class Executor(Calls):
     """Workers that stay, behind the standard interface.
 
     Args:
@@ -123,6 +124,10 @@ class Executor(concurrent.futures.Executor):
             self._watch_the_end(drain, None if journal is None else str(journal), requeue, say)
         self._begin()
 
+    @property
+    def _pool(self) -> Executor:
+        return self  # not kept as an attribute: the pool is closed as soon as nobody holds it
+
     def _open_journal(self, place: str | os.PathLike[str] | Store, sync: str, log: Log) -> Keeper:
         from mainstay.journal.journal import Journal
         from mainstay.journal.store import open_store
@@ -157,39 +162,6 @@ class Executor(concurrent.futures.Executor):
         if requeue:
             broker.on_shut.append(lambda: ending.requeue(job, log) if end.is_short else None)
         ending.listen()
-
-    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[T]:
-        """Run `fn(*args, **kwargs)` on a worker; return its future. See `concurrent.futures.Executor.submit`."""
-        return self._submit(self._options, fn, args, kwargs)
-
-    def map(
-        self,
-        fn: Callable[..., T],
-        *iterables: Iterable[Any],
-        timeout: float | None = None,
-        chunksize: int | None = None,
-        buffersize: int | None = None,
-        progress: mapping.Progress | None = None,
-    ) -> Iterator[T]:
-        """Yield `fn` over the iterables, in order. See `concurrent.futures.Executor.map` (Python 3.14).
-
-        Args:
-            timeout: seconds from this call within which each result must be there, else `TimeoutError`.
-            chunksize: items per message (int >= 1); None: as many as the measured run times suggest. Items of one
-                message come back together; 1 sends each as soon as it is done.
-            buffersize: how many items may be taken from the iterables before their results are (int >= 1);
-                None: all at once.
-            progress: called as `progress(done, total)` after each result, in the thread that iterates; `total` is
-                None when the iterables are taken piece by piece.
-        """
-        return self._map(self._options, fn, iterables, timeout, chunksize, buffersize, progress)
-
-    def options(self, **given: Any) -> View:
-        """Return this pool seen with other task options: `timeout`, `retries`, `key`, `stage_in`, … (see `Options`).
-
-        The view has `submit`, `map` and `options`; an unknown option raises `TypeError` with the valid ones.
-        """
-        return View(self, self._options.changed(given))
 
     def _submit(
         self,
@@ -354,39 +326,10 @@ class Executor(concurrent.futures.Executor):
         Returns `describe()`. Raises `LaunchError` when no launcher brings workers, `TimeoutError` when fewer
         than `n` stand in time, `ValueError` for an `n` that the pool will never have.
         """
-        if n is not None and not 0 < n <= (self._broker.roster.wanted or n):
-            raise ValueError(f"n must be from 1 to max_workers={self._broker.roster.wanted}; given: {n}")
+        most = max(self._broker.launches.wanted or 0, self._broker.scheduler.gangs.ceiling)
+        if n is not None and not 0 < n <= (most or n):
+            raise ValueError(f"n must be from 1 to max_workers={most}; given: {n}")
         return self._broker.muster.wait_ready(n, timeout)
-
-
-class View(concurrent.futures.Executor):
-    """A pool seen with other task options; itself an executor. It ends with the pool that it shows."""
-
-    def __init__(self, executor: Executor, options: Options) -> None:
-        self._executor, self._options = executor, options
-
-    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[T]:
-        """As `Executor.submit`, with this view's options."""
-        return self._executor._submit(self._options, fn, args, kwargs)
-
-    def map(
-        self,
-        fn: Callable[..., T],
-        *iterables: Iterable[Any],
-        timeout: float | None = None,
-        chunksize: int | None = None,
-        buffersize: int | None = None,
-        progress: mapping.Progress | None = None,
-    ) -> Iterator[T]:
-        """As `Executor.map`, with this view's options."""
-        return self._executor._map(self._options, fn, iterables, timeout, chunksize, buffersize, progress)
-
-    def options(self, **given: Any) -> View:
-        """Return a further view, with these options changed."""
-        return View(self._executor, self._options.changed(given))
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Do nothing: the pool is shut down by its own executor."""
 
 
 def _serve_in_world(limit: float) -> None:

@@ -71,6 +71,7 @@ class Gangs:
         self._timed: dict[int, Running] = {}  # those that have a deadline
         self.released: list[int] = []  # workers of gangs that have ended; whoever takes them empties this
         self.kept: dict[str, int] = {}  # workers that the pool keeps on each node, those that are starting too
+        self.ceiling = 0  # workers up to which the pool grows by itself
         self.may_enrol = False  # not before the pool stands: a namespace does not grow
         self.joins = False  # whether MPI can join namespaces, as those that stand have told
 
@@ -78,6 +79,11 @@ class Gangs:
 
     def __len__(self) -> int:
         return sum(map(len, self._waiting.values()))
+
+    @property
+    def demand(self) -> int:
+        """How many workers what waits could use at least."""
+        return sum(ranks.least * len(kind) for ranks, kind in self._waiting.items())
 
     def add(self, task: Task) -> None:
         assert task.gang is not None
@@ -245,7 +251,7 @@ class Gangs:
     # -- running
 
     def part_ended(self, task: Task, worker: int, how: str, now: float) -> list[Action]:
-        """A member's part has "returned", "raised" or "died"."""
+        """A member's part has "returned", "raised", "died", or "left": its worker was taken away."""
         running = self._running.get(task.id)
         if running is None or worker not in running.busy:
             return []
@@ -282,8 +288,8 @@ class Gangs:
         self.released += running.workers
         del self._running[task.id]
         self._timed.pop(task.id, None)
-        if running.how == "died":
-            task.deaths += 1
+        if running.how in ("died", "left"):
+            task.deaths += running.how == "died"
             if task.deaths <= task.worker_retries:
                 task.attempt += 1
                 self.add(task)

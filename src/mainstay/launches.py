@@ -3,6 +3,8 @@
 why_not ──no──▶ start ──▶ agents come ──▶ it ends, or brings no worker within `start_timeout`
    │                                             │
    └── a reason ──▶ the next launcher ◀──────────┴── the same again, while its launches bear results
+
+A pool that grows has further launches beside the current one. When one of these ends, the pool is smaller.
 """
 
 from __future__ import annotations
@@ -29,11 +31,20 @@ Post = Callable[[Callable[[], None]], None]
 
 
 class Attempt:
-    """One launch, in a thread of its own: to ask a launcher, to start it and to wait for its end may all block."""
+    """One launch, in a thread of its own: to ask a launcher, to start it and to wait for its end may all block.
+
+    wanted: how many workers it is to have (None: as many as there is room for).  missing: nodes that were lost, and
+    when an agent is to be started there.
+    """
 
     def __init__(self, number: int, launcher: Launcher, invitation: Invitation) -> None:
         self.number, self.launcher, self._invitation = number, launcher, invitation
+        self.wanted = invitation.most
         self.begun = time.monotonic()
+        self.missing: dict[str, float] = {}
+        self.told_absent: set[str] = set()
+        self.is_released = False  # its last worker has left, so that its end is none to be told of
+        self.on_failed: Callable[[str], None] = lambda reason: None
         self.willing = True
         self._launched: Launched | None = None
         self._rejoining: dict[str, Launched | None] = {}  # by node
@@ -98,10 +109,17 @@ class Attempt:
             if launched is not None:
                 launched.end()
 
-    def finish(self) -> None:
-        """Let the launch end by itself, for `GRACE` seconds; then kill it."""
-        self._thread.join(GRACE)
+    def finish(self, until: float) -> None:
+        """Let the launch end by itself until that time; then kill it."""
+        self._thread.join(max(0.0, until - time.monotonic()))
         self.end()
+
+    def give_back(self, host: str, is_further: bool) -> None:
+        """Give a host back on which nobody is left; with the last one, a further launch ends. Raises `OSError`."""
+        if self.is_released and is_further:
+            self.finish(time.monotonic() + GRACE)
+        elif hasattr(self.launcher, "give_back"):
+            self.launcher.give_back(host)
 
 
 class Launches:
@@ -119,17 +137,17 @@ class Launches:
     ) -> None:
         self._chain, self.start_timeout, self._invitation = chain, start_timeout, invitation
         self._post, self._log = post, log
+        self.most = invitation.most  # workers of the current launch
         self.current: Attempt | None = None
+        self.further: dict[int, Attempt] = {}  # by number
         self.reasons: list[tuple[str, str]] = []
         self.deadline: float | None = None
         self._late = ""  # the reason if the deadline passes
         self._count = 0
         self._fruitless = 0
         self._brought_workers = False
-        self._missing: dict[str, float] = {}  # nodes that were lost, and when an agent is to be started there
-        self._absent: set[str] = set()  # nodes of which was told that they are left out
         self.closing = False  # a launch that ends now has done its work
-        self.on_lost: Callable[[], None]
+        self.on_lost: Callable[[Attempt], None]
         self.on_exhausted: Callable[[LaunchError], None]
 
     @property
@@ -144,21 +162,54 @@ class Launches:
     def begin(self) -> None:
         """Try the launcher that stands first."""
         if not self._chain:
-            self.on_exhausted(LaunchError(self.reasons))
+            if not self.further:
+                self.on_exhausted(LaunchError(self.reasons))
             return
-        self._count += 1
         self._fruitless += 1
         self._brought_workers = False
-        self._missing.clear()
-        self._absent.clear()
-        attempt = self.current = Attempt(self._count, self._chain[0], self._invitation._replace(launch=self._count))
+        attempt = self.current = self._attempt(self._chain[0], self.most)
         self.deadline = attempt.begun + self.start_timeout
         self._late = f"brought no worker within start_timeout={self.start_timeout:g} s"
+        self._start(attempt)
+
+    def begin_further(self, launcher: Launcher, wanted: int | None, on_failed: Callable[[str], None]) -> Attempt:
+        """Start so many workers more (None: as many as there is room for) beside those that stand."""
+        attempt = self._attempt(launcher, wanted)
+        self.further[attempt.number], attempt.on_failed = attempt, on_failed
+        self._start(attempt)
+        return attempt
+
+    def _attempt(self, launcher: Launcher, wanted: int | None) -> Attempt:
+        self._count += 1
+        return Attempt(self._count, launcher, self._invitation._replace(launch=self._count, most=wanted))
+
+    def _start(self, attempt: Attempt) -> None:
         attempt.begin(lambda reason: self._post(lambda: self._ended(attempt, reason)))
 
     def _ended(self, attempt: Attempt, reason: str) -> None:
-        if attempt is self.current and not self.closing:
-            self.fail(reason)
+        if self.closing or self.attempt(attempt.number) is not attempt:
+            return
+        if not attempt.is_released:
+            self.fail(attempt, reason)
+        else:
+            self.further.pop(attempt.number, None)
+
+    def attempt(self, number: int) -> Attempt | None:
+        """Return the launch of that number, if it was not given up."""
+        current = self.current
+        return current if current is not None and current.number == number else self.further.get(number)
+
+    @property
+    def wanted(self) -> int | None:
+        """How many workers the launches are to have; None: as many as there is room for."""
+        counts = [self.most, *(attempt.wanted for attempt in self.further.values())]
+        return None if None in counts else sum(count for count in counts if count is not None)
+
+    def resize(self, attempt: Attempt, wanted: int) -> None:
+        """Let a launch have so many workers, also when it is started again."""
+        attempt.wanted = wanted
+        if attempt is self.current:
+            self.most = wanted
 
     @property
     def in_process(self) -> bool:
@@ -166,10 +217,11 @@ class Launches:
         attempt = self.current
         return attempt is None or not self._brought_workers or getattr(attempt.launcher, "in_process", False)
 
-    def stands(self) -> None:
-        """A worker has come."""
-        self._brought_workers = True
-        self.deadline = None
+    def stands(self, number: int) -> None:
+        """A worker of that launch has come."""
+        if self.current is not None and self.current.number == number:
+            self._brought_workers = True
+            self.deadline = None
 
     def standing(self) -> Launcher | None:
         """Return the launcher whose agents stand or are to come."""
@@ -179,44 +231,55 @@ class Launches:
         """A result has come."""
         self._fruitless = 0
 
-    def lost(self, node: str, now: float) -> None:
+    def lost(self, attempt: Attempt, node: str, now: float) -> None:
         """An agent is gone, and perhaps its node: it is taken back when it returns."""
-        self._missing[node] = now + REJOIN
+        attempt.missing[node] = now + REJOIN
 
-    def came(self, node: str, now: float) -> bool:
+    def came(self, attempt: Attempt, node: str, now: float) -> bool:
         """An agent stands on that node; say whether one was lost there.
 
         Others may have been left out, as the launcher has found by now.
         """
-        is_back = self._missing.pop(node, None) is not None
-        absent = {} if self.current is None else self.current.absent
-        for name in absent.keys() - self._absent:
+        is_back = attempt.missing.pop(node, None) is not None
+        absent = attempt.absent
+        for name in absent.keys() - attempt.told_absent:
             self._log(logging.WARNING, f"node {name} is left out: {absent[name]}")
-            self._absent.add(name)
-            self.lost(name, now)
+            attempt.told_absent.add(name)
+            self.lost(attempt, name, now)
         return is_back
 
-    def lost_all(self, now: float) -> None:
-        """The last agent is gone: the launch has `GRACE` seconds to end and say why."""
-        self.deadline = now + GRACE
-        self._late = "every agent that it had started is gone"
+    def lost_all(self, attempt: Attempt, now: float) -> None:
+        """The last agent of a launch is gone: the current one has `GRACE` seconds to end and say why."""
+        if attempt is self.current:
+            self.deadline = now + GRACE
+            self._late = "every agent that it had started is gone"
+        else:
+            attempt.end()
+
+    @property
+    def _all(self) -> list[Attempt]:
+        return [*([] if self.current is None else [self.current]), *self.further.values()]
 
     def next_deadline(self) -> float | None:
-        return min((at for at in (self.deadline, *self._missing.values()) if at is not None), default=None)
+        missing = [at for attempt in self._all for at in attempt.missing.values()]
+        return min((at for at in (self.deadline, *missing) if at is not None), default=None)
 
     def tick(self, now: float) -> None:
-        for node in [node for node, at in self._missing.items() if at <= now]:
-            self._missing[node] = now + REJOIN
-            if self.current is not None:
-                self.current.rejoin(node)
+        for attempt in self._all:
+            for node in [node for node, at in attempt.missing.items() if at <= now]:
+                attempt.missing[node] = now + REJOIN
+                attempt.rejoin(node)
         if self.deadline is not None and self.deadline <= now:
-            self.fail(self._late)
+            assert self.current is not None
+            self.fail(self.current, self._late)
 
-    def fail(self, reason: str) -> None:
-        """Give the current launch up, and begin the next."""
-        attempt, self.current, self.deadline = self.current, None, None
-        assert attempt is not None
-        self.on_lost()
+    def fail(self, attempt: Attempt, reason: str) -> None:
+        """Give a launch up; begin the next, if it was the current one."""
+        if attempt is not self.current:
+            self._fail_further(attempt, reason)
+            return
+        self.current = self.deadline = None
+        self.on_lost(attempt)
         attempt.end()
         again = self._brought_workers and self._fruitless < MOST_FRUITLESS
         if not again:
@@ -227,15 +290,28 @@ class Launches:
         self._log(level, f"launcher {attempt.launcher.name}: {reason}; {self._what_next(again)}")
         self.begin()
 
+    def _fail_further(self, attempt: Attempt, reason: str) -> None:
+        self.on_lost(attempt)
+        attempt.end()
+        if self.further.pop(attempt.number, None) is None:
+            return
+        self._log(logging.WARNING, f"launcher {attempt.launcher.name}, started to grow: {reason}; the pool is smaller")
+        attempt.on_failed(reason)
+        if not self.further and (self.current is None or self.current.is_released):
+            self.most = self.most or attempt.wanted  # nobody is left: as it was at first
+            self.begin()
+
     def _what_next(self, again: bool) -> str:
         if again:
             return "it is started again"
         return f"next: {self._chain[0].name}" if self._chain else "no other is left"
 
     def close(self) -> None:
-        attempt, self.current, self.deadline = self.current, None, None
-        if attempt is not None:
-            attempt.finish()
+        attempts, self.current, self.deadline = self._all, None, None
+        self.further.clear()
+        until = time.monotonic() + GRACE
+        for attempt in attempts:
+            attempt.finish(until)
 
 
 def prepare_stage(stage: str | os.PathLike[str] | Stage | None, setup: dict[str, Any], log: Log) -> Bootstrap | None:

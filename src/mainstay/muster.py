@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from typing import Protocol
 
 from mainstay.enrolment import Enrolments
-from mainstay.launches import Log
+from mainstay.launches import Launches, Log
 from mainstay.origin import present
-from mainstay.report import Description
+from mainstay.report import Description, Staged
 from mainstay.roster import Roster
 from mainstay.scheduler import Scheduler
 from mainstay.slurm import advice, allocation, crowded
@@ -26,6 +27,7 @@ class Pool(Protocol):
     over: bool
     scheduler: Scheduler
     roster: Roster
+    launches: Launches
     enrolments: Enrolments
 
     def stands(self) -> None: ...
@@ -45,8 +47,29 @@ class Muster:
 
     def describe(self) -> Description:
         """Return what stands."""
-        description = self._pool.roster.describe(self._pool.scheduler.workers, self._told_after)
-        return description._replace(mpi=self._pool.enrolments.told())
+        launches, roster, standing = self._pool.launches, self._pool.roster, self._pool.scheduler.workers
+        return Description(
+            "" if launches.current is None else launches.current.launcher.name,
+            dict(Counter(roster.workers[number].host for number in standing)),
+            len(standing),
+            launches.wanted or len(roster.workers),
+            self._told_after,
+            list(launches.reasons),
+            roster.ever_started,
+            roster.preloading.told(),
+            self._staged(),
+            self._pool.enrolments.told(),
+        )
+
+    def _staged(self) -> Staged | None:
+        stage, agents = self._pool.launches.stage, self._pool.roster.agents
+        told = [agent.stage for agent in agents if agent.stage]
+        if stage is None or not told:
+            return None
+        there = [one for one in told if not one["why"]]
+        seconds, imports = max((one["took"] for one in there), default=0.0), sum(one["imports"] for one in there)
+        way = stage.way(all(one.get("sent") for one in there if one["took"]))
+        return Staged(way, stage.size, seconds, len(there), len(agents), imports, stage.manifest.prefix)
 
     def joined(self) -> None:
         """A worker has come."""

@@ -62,6 +62,7 @@ class Worker:
     idle: bool = False
     among: OrderedDict[int, Worker] | None = None  # those with several tasks in hand, if it is one
     dying: bool = False  # it gets nothing more: it was killed, or is leaving
+    leaving: bool = False  # it has been asked to, and goes when its hand is empty
     namespace: str = ""  # the launch that its MPI rank is of; empty: it has none yet
     enrolling: bool = False  # it is becoming a rank
     stale: bool = False  # its namespace is of no use any more, so it is to be replaced when it idles
@@ -85,6 +86,12 @@ class Kill(NamedTuple):
 
     worker: int
     task: Task
+
+
+class Leave(NamedTuple):
+    """This worker was to leave, and has done what it had begun: end it."""
+
+    worker: int
 
 
 class GiveUp(NamedTuple):
@@ -121,4 +128,4 @@ class Disband(NamedTuple):
     how: str  # "returned", "raised", "died" or "overran"
 
 
-Action = Send | Recall | Kill | GiveUp | Assemble | Enrol | Replace | Disband
+Action = Send | Recall | Kill | Leave | GiveUp | Assemble | Enrol | Replace | Disband

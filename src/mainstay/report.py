@@ -14,7 +14,8 @@ class WorkerInfo(NamedTuple):
 
     `id` (int) is never used twice. `namespace` (str) and `rank` (int) name the process as MPI and PMIx do: the launch
     that it came by, and its number in that; once it is an MPI rank, the launch of ranks and its rank in MPI's words.
-    No two processes have both in common, those that have ended included. `state` is "starting", "idle" or "busy".
+    No two processes have both in common, those that have ended included. `state` is "starting", "idle", "busy"
+    or "leaving".
     """
 
     id: int

@@ -12,17 +12,18 @@ import pickle
 import socket
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 from mainstay.errors import InitializerFailed, PreloadFailed
 from mainstay.files import Files
-from mainstay.launches import GRACE, Launches, Log
+from mainstay.launches import GRACE, Attempt, Launches, Log
 from mainstay.node.preload import Failure, Report
-from mainstay.orders import Task, Worker
+from mainstay.orders import Worker
 from mainstay.outcomes import End, rebuild_error
+from mainstay.peers import AgentState, WorkerState
 from mainstay.preloading import Preloading
-from mainstay.report import Description, Staged, WorkerInfo
+from mainstay.report import WorkerInfo
 from mainstay.turns import Turns
 from mainstay.wire.connection import Connection
 from mainstay.wire.frames import Frame, Kind, encode
@@ -32,48 +33,12 @@ from mainstay.wire.poller import Poller
 MOST_STILLBORN = 3  # workers of one agent that end, one after another, before they say hello
 
 
-class AgentState:
-    """An agent as the client sees it."""
-
-    def __init__(self, connection: Connection, hello: dict[str, Any], namespace: str) -> None:
-        self.connection, self.namespace = connection, namespace  # the launch by which it came
-        self.host: str = hello["host"]
-        self.cores: int = hello["cores"]
-        self.stage: dict[str, Any] | None = hello.get("stage")
-        self.workers: dict[int, WorkerState] = {}
-        self.stillborn = 0
-        self.is_back = False  # it stands for one that was lost
-        self.heard = time.monotonic()
-
-    @property
-    def stands(self) -> bool:
-        """Whether all of its workers do."""
-        return all(worker.pid for worker in self.workers.values())
-
-
-class WorkerState:
-    """A worker as the client sees it."""
-
-    def __init__(self, number: int, agent: AgentState, rank: int) -> None:
-        self.number, self.agent, self.host = number, agent, agent.host
-        self.namespace, self.rank = agent.namespace, rank  # until it has enrolled, and is an MPI rank
-        self.connection: Connection | None = None
-        self.pid = 0
-        self.known: set[int] = set()  # numbers of the functions that it has
-        self.overran: Task | None = None  # for which it was killed, and whose files are to come first
-        self.port = ""  # where ranks of other namespaces reach it
-        self.spent: list[int] = []  # communicators that it is to free
-        self.saving = False  # it has ended, and its agent brings what it left before it says so
-
-    def info(self, scheduled: Worker | None) -> WorkerInfo:
-        state = "starting" if scheduled is None else "busy" if scheduled.hand else "idle"
-        return WorkerInfo(self.number, self.host, self.pid, self.namespace, self.rank, state)
-
-
 class Pool(Protocol):
     """What the roster reports to."""
 
     def headcount_changed(self) -> None: ...
+    def node_vacated(self, agent: AgentState) -> None: ...
+    def worker_replaced(self, old: WorkerState, new: int) -> None: ...
     def worker_joined(self, worker: WorkerState) -> None: ...
     def worker_spoke(self, worker: WorkerState, frames: list[Frame]) -> None: ...
     def worker_leaving(self, worker: WorkerState) -> None: ...
@@ -84,7 +49,7 @@ class Pool(Protocol):
 
 
 class Roster:
-    """Keeps `wanted` workers standing on the agents that came (None: one per core).
+    """Keeps as many workers standing as its launches are to bring, on the agents that came.
 
     Args:
         pool: is told of workers that join, speak and leave.
@@ -98,12 +63,11 @@ class Roster:
         control: Poller,
         data: Poller,
         launches: Launches,
-        wanted: int | None,
         setup: dict[str, Any],
         log: Log,
     ) -> None:
         self._pool, self._control, self._data, self._launches, self._log = pool, control, data, launches, log
-        self.wanted, self._setup = wanted, pickle.dumps(setup)
+        self._setup = pickle.dumps(setup)
         self._node_timeout: float = setup["node_timeout"]  # seconds without a word, heartbeats included
         self.agents: list[AgentState] = []
         self.workers: dict[int, WorkerState] = {}
@@ -144,8 +108,8 @@ class Roster:
     # -- agents
 
     def _agent_came(self, connection: Connection, hello: dict[str, Any]) -> None:
-        attempt = self._launches.current
-        if attempt is None or hello["launch"] != attempt.number:
+        attempt = self._launches.attempt(hello["launch"])
+        if attempt is None:
             connection.close()
             return
         agent = AgentState(connection, hello, f"{attempt.launcher.name}-{attempt.number}")
@@ -155,49 +119,30 @@ class Roster:
         connection.on_frames = lambda frames: self._on_agent(agent, frames)
         connection.on_end = lambda: self._agent_gone(agent)
         self.agents.append(agent)
-        agent.is_back = self._launches.came(agent.host, agent.heard)
+        agent.is_back = self._launches.came(attempt, agent.host, agent.heard)
         connection.send(encode(Kind.SETUP, self._setup))
-        for _ in range(self._share(hello["slots"], agent.cores, attempt.nodes)):
-            self._enlist(agent)
-        if agent.workers:
-            self._turns.came(agent)
-            self._give_turns()
-        self._complete = len(self.agents) >= attempt.nodes
+        self.enlist(agent, self._share(hello["slots"], agent.cores, attempt))
+        if attempt is self._launches.current:
+            self._complete = len(self.of_launch(attempt.number)) >= attempt.nodes
         self._pool.headcount_changed()
 
-    def _share(self, slots: int | None, cores: int, nodes: int) -> int:
-        """Return how many of the pool's workers the agent that came last gets."""
-        if self.wanted is None:
+    def of_launch(self, number: int) -> list[AgentState]:
+        """Return the agents that came by that launch."""
+        return [agent for agent in self.agents if agent.launch == number]
+
+    def _share(self, slots: int | None, cores: int, attempt: Attempt) -> int:
+        """Return how many of its launch's workers the agent that came last gets."""
+        if attempt.wanted is None:
             return slots or cores
+        agents = self.of_launch(attempt.number)
         if slots is not None:
-            return min(slots, self.wanted - len(self.workers))
-        each, more = divmod(self.wanted, nodes)
-        return each + (len(self.agents) <= more)
+            return max(0, min(slots, attempt.wanted - sum(len(agent.workers) for agent in agents)))
+        each, more = divmod(attempt.wanted, attempt.nodes)
+        return each + (len(agents) <= more)
 
     def infos(self, scheduled: dict[int, Worker]) -> list[WorkerInfo]:
         """Return every worker and what it does."""
         return [worker.info(scheduled.get(worker.number)) for worker in self.workers.values()]
-
-    def describe(self, standing: Collection[int], started_after: float | None) -> Description:
-        """Return what stands, given the numbers of the workers that do."""
-        launches = self._launches
-        name = "" if launches.current is None else launches.current.launcher.name
-        hosts = Counter(self.workers[number].host for number in standing)
-        wanted = self.wanted or len(self.workers)
-        reasons, preloaded, staged = list(launches.reasons), self.preloading.told(), self._staged()
-        return Description(
-            name, dict(hosts), len(standing), wanted, started_after, reasons, self.ever_started, preloaded, staged
-        )
-
-    def _staged(self) -> Staged | None:
-        stage = self._launches.stage
-        told = [agent.stage for agent in self.agents if agent.stage]
-        if stage is None or not told:
-            return None
-        there = [one for one in told if not one["why"]]
-        seconds, imports = max((one["took"] for one in there), default=0.0), sum(one["imports"] for one in there)
-        way = stage.way(all(one.get("sent") for one in there if one["took"]))
-        return Staged(way, stage.size, seconds, len(there), len(self.agents), imports, stage.manifest.prefix)
 
     @property
     def cores(self) -> dict[str, int]:
@@ -211,14 +156,36 @@ class Roster:
 
     def kept(self) -> dict[str, int]:
         """Return how many workers each host is to have."""
-        return dict(Counter(worker.host for worker in self.workers.values()))
+        return dict(Counter(worker.host for worker in self.workers.values() if not worker.is_leaving))
 
     def is_complete(self) -> bool:
         """Whether every agent has come, and every worker that it was to fork."""
         return self._complete and all(agent.stands for agent in self.agents)
 
+    def resize(self, agent: AgentState, change: int) -> None:
+        """The launch of an agent is to have so many workers more, also when it is started again."""
+        attempt = self._launches.attempt(agent.launch)
+        if attempt is not None:
+            mine = sum(one.staying for one in self.of_launch(agent.launch))
+            self._launches.resize(attempt, (mine if attempt.wanted is None else attempt.wanted) + change)
+
+    def enlist(self, agent: AgentState, count: int) -> list[int]:
+        """Return the numbers of so many workers more that an agent is to fork, in its turn."""
+        numbers = [self._enlist(agent) for _ in range(count)]
+        if agent.has_forked:
+            self._fork(agent, numbers)
+        elif agent.workers and not agent.in_line:
+            agent.in_line = True
+            self._turns.came(agent)
+            self._give_turns()
+        return numbers
+
+    @property
+    def most(self) -> int | None:
+        """How many workers there can be; None where that is not known yet."""
+        return len(self.workers) if self.is_complete() else self._launches.wanted
+
     def _enlist(self, agent: AgentState) -> int:
-        """Return the number of a worker that the agent is to fork."""
         self._numbers += 1
         rank = self._enlisted[agent.namespace]
         self._enlisted[agent.namespace] += 1
@@ -234,6 +201,7 @@ class Roster:
                 agent.connection.send(encode(Kind.PRELOAD, pickle.dumps(tuple(wanted))))
 
     def _fork(self, agent: AgentState, numbers: Iterable[int]) -> None:
+        agent.has_forked = True
         for number in numbers:
             agent.connection.send(encode(Kind.FORK, number=number))
 
@@ -243,7 +211,7 @@ class Roster:
         self._give_turns()
 
     def _preload_failed(self, agent: AgentState, failure: Failure) -> None:
-        if agent.is_back:  # its node may not be whole yet; the others go on
+        if agent.is_back or agent.launch in self._launches.further:  # the others go on
             self._agent_gone(agent, f"cannot preload {failure.name!r}: {failure.reason}")
             return
         error = PreloadFailed(agent.host, failure.name, failure.reason)
@@ -280,16 +248,20 @@ class Roster:
 
     def _agent_gone(self, agent: AgentState, what: str = "is gone") -> None:
         self.dismiss([agent])
-        if self._launches.current is not None and not self.closing:
+        if agent.is_released:
+            self._pool.node_vacated(agent)
+            return
+        attempt = self._launches.attempt(agent.launch)
+        if attempt is not None and not self.closing:
             self._log(logging.WARNING, f"the agent on {agent.host} {what}; its tasks run again elsewhere")
-            self._launches.lost(agent.host, time.monotonic())
-            if not self.agents:
-                self._launches.lost_all(time.monotonic())
+            self._launches.lost(attempt, agent.host, time.monotonic())
+            if not self.of_launch(agent.launch):
+                self._launches.lost_all(attempt, time.monotonic())
 
     def dismiss(self, agents: list[AgentState]) -> None:
         """Forget these agents; their workers' tasks go elsewhere."""
-        self._complete = False
         for agent in agents:
+            self._complete &= agent.is_released or agent.launch in self._launches.further
             self.agents.remove(agent)
             agent.connection.close()
             self._turns.done(agent)
@@ -299,6 +271,11 @@ class Roster:
         for worker in lost:
             self._worker_gone(worker, End())
         self._pool.headcount_changed()
+
+    def release(self, agent: AgentState) -> None:
+        """Its last worker has left: its node is given back."""
+        agent.is_released = True
+        agent.connection.send(encode(Kind.STOP))
 
     # -- workers
 
@@ -313,7 +290,7 @@ class Roster:
         connection.move(self._data)
         connection.on_frames = lambda frames: self._pool.worker_spoke(worker, frames)
         connection.on_end = lambda: self._on_worker_end(worker)
-        self._launches.stands()
+        self._launches.stands(worker.agent.launch)
         self._pool.worker_joined(worker)
         if worker.agent.stands:
             self._turn_ended(worker.agent)
@@ -334,7 +311,7 @@ class Roster:
         if worker.connection is not None:
             worker.connection.close()
         self._pool.worker_left(worker, end)
-        if agent in self.agents and not self.closing:
+        if agent in self.agents and not (self.closing or worker.is_leaving):
             self._replace(worker, end)
 
     def _replace(self, worker: WorkerState, end: End) -> None:
@@ -343,9 +320,27 @@ class Roster:
             agent.stillborn += 1
         if agent.stillborn >= MOST_STILLBORN:
             words = f"; the last said: {end.stderr}" if end.stderr else ""
-            self._launches.fail(f"workers on {agent.host} end as they start ({end}){words}")
+            attempt = self._launches.attempt(agent.launch)
+            assert attempt is not None
+            self._launches.fail(attempt, f"workers on {agent.host} end as they start ({end}){words}")
         else:
-            self._fork(agent, [self._enlist(agent)])
+            number = self._enlist(agent)
+            self._pool.worker_replaced(worker, number)
+            self._fork(agent, [number])
+
+    def drop(self, worker: WorkerState) -> None:
+        """A worker that does not stand yet is not to come."""
+        self.tell(worker.number, Kind.KILL)
+        self._worker_gone(worker, End())
+        if worker.agent.stands:
+            self._turn_ended(worker.agent)
+
+    def let_go(self, number: int) -> None:
+        """A worker that was to leave has nothing to do any more: it ends as its connection does."""
+        worker = self.workers[number]
+        assert worker.connection is not None
+        worker.connection.close()
+        self._leaving[number] = time.monotonic() + GRACE
 
     def tell(self, number: int, kind: int) -> None:
         """Tell the agent of that worker to do something to it."""
@@ -363,6 +358,7 @@ class Roster:
     def tick(self, now: float) -> None:
         for number, deadline in list(self._leaving.items()):
             if deadline <= now and number in self.workers:
+                self.tell(number, Kind.KILL)
                 self._worker_gone(self.workers[number], End())
         for agent in [agent for agent in self.agents if agent.heard + self._node_timeout <= now]:
             self._agent_gone(agent, f"has said nothing for {self._node_timeout:g} s")

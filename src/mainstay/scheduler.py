@@ -31,19 +31,14 @@ the first key of a dict, one passes by all that were deleted before it.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from math import inf
 
 from mainstay.gangs import Gangs
-from mainstay.orders import Action, Assemble, Enrol, GiveUp, Kill, Recall, Replace, Send, Task, Worker
+from mainstay.hands import AHEAD, MOST_IN_HAND, NEXT, OVERDUE, STALLED, Hands
+from mainstay.orders import Action, Assemble, Enrol, GiveUp, Kill, Leave, Recall, Replace, Send, Task, Worker
 from mainstay.queues import Deadlines, Queues
 from mainstay.runtimes import RunTimes
-
-AHEAD = 0.001  # seconds of work that a worker may hold ahead
-NEXT = 0.05  # seconds that a task may last which waits behind one other
-MOST_IN_HAND = 128
-STALLED = 0.010  # seconds without a result after which a hand of several short tasks is recalled
-OVERDUE = 5 * NEXT  # the same for a hand of long ones
 
 
 class Scheduler:
@@ -53,15 +48,13 @@ class Scheduler:
         self.workers: dict[int, Worker] = {}
         self._queues = Queues()
         self._idle: dict[int, Worker] = {}  # a stack: the last in is the first out
-        self._roomy: OrderedDict[int, Worker] = OrderedDict()  # busy, with room in hand
-        # with several tasks in hand and not recalled, longest stalled first: short ones, and those worth an errand
-        self._laden: OrderedDict[int, Worker] = OrderedDict()
-        self._heavy: OrderedDict[int, Worker] = OrderedDict()
-        self._stalling = ((self._laden, STALLED), (self._heavy, OVERDUE))
+        self._hands = Hands()
+        self._roomy = self._hands.roomy
         self.gangs = Gangs()
         self.closes_at = inf  # when no task may run any more
         self.unfit: list[Task] = []  # those that would not be done by then
         self._errands: set[int] = set()  # workers that were recalled and have not answered
+        self._vacated: list[int] = []  # workers that were to leave, and have nothing in hand any more
         self.times = RunTimes()
         self._deadlines = Deadlines(self.workers)
 
@@ -70,6 +63,11 @@ class Scheduler:
     @property
     def queued(self) -> int:
         return len(self._queues) + len(self.gangs)
+
+    @property
+    def demand(self) -> int:
+        """How many workers more than there are what waits could use."""
+        return len(self._queues) + self.gangs.demand
 
     @property
     def is_at_rest(self) -> bool:
@@ -82,9 +80,8 @@ class Scheduler:
 
     def next_tick(self) -> float | None:
         """Return when `tick` should be called next; None: not before another event."""
-        times = [next(iter(hands.values())).since + patience for hands, patience in self._stalling if hands]
-        times += [self._deadlines.next(), self.gangs.next_deadline()]
-        return None if (soonest := min(times)) == inf else soonest
+        soonest = min(self._hands.next_stall(), self._deadlines.next(), self.gangs.next_deadline())
+        return None if soonest == inf else soonest
 
     # -- events
 
@@ -101,7 +98,7 @@ class Scheduler:
         return self._dispatch(now) if self._roomy else []
 
     def joined(self, worker_id: int, now: float, node: str = "") -> list[Action]:
-        self._settle(self.workers.setdefault(worker_id, Worker(worker_id, node)))
+        self._settle(self.workers.setdefault(worker_id, Worker(worker_id, node, since=now)))
         return self._dispatch(now)
 
     def enrolled(self, worker_ids: list[int], namespace: str, now: float) -> list[Action]:
@@ -171,6 +168,19 @@ class Scheduler:
             self._settle(worker)
         return [*actions, *self._dispatch(now)]
 
+    def retire(self, worker_ids: list[int], now: float) -> list[Action]:
+        """These workers are to leave when they have done what they have begun: `Leave` tells when that is."""
+        actions: list[Action] = []
+        for worker in filter(None, map(self.workers.get, worker_ids)):
+            if not worker.dying:
+                self._idle.pop(worker.id, None)
+                worker.idle, worker.dying, worker.leaving = False, True, True
+                self._hands.forget(worker)
+                if len(worker.hand) > 1 and not worker.recalled:
+                    actions.append(self._recall(worker))
+                self._settle(worker)
+        return actions + self._dispatch(now)
+
     def leaving(self, worker_id: int) -> None:
         """A worker is about to have `left`: it gets nothing more that would be blamed for it; its results count.
 
@@ -186,7 +196,7 @@ class Scheduler:
         self._retire(worker)
         tasks = list(worker.hand.values())
         if tasks and tasks[0].gang is not None:
-            return self.released(self.gangs.part_ended(tasks[0], worker_id, "died", now), now)
+            return self.released(self.gangs.part_ended(tasks[0], worker_id, "died" if blame else "left", now), now)
         for task in tasks:
             task.deaths += blame
             task.solo |= blame
@@ -203,9 +213,8 @@ class Scheduler:
         while (overdue := self._deadlines.pop(now)) is not None:
             actions.append(self._kill(overdue))
         actions = self.released([*actions, *self.gangs.overdue(now)], now)
-        for hands, patience in self._stalling:
-            while hands and (worker := next(iter(hands.values()))).since + patience <= now:
-                actions.append(self._recall(worker))
+        while (stalled := self._hands.stalled(now)) is not None:
+            actions.append(self._recall(stalled))
         return actions
 
     def drain(self) -> list[Task]:
@@ -223,7 +232,8 @@ class Scheduler:
     # -- decisions
 
     def _dispatch(self, now: float) -> list[Action]:
-        actions: list[Action] = []
+        actions: list[Action] = [Leave(worker_id) for worker_id in self._vacated]
+        self._vacated.clear()
         takers = len(self._idle) + len(self._roomy)
         while (self._idle or self._roomy) and (queue := self._first_queue(now)):
             if self.gangs.comes_before(queue[0]):
@@ -241,8 +251,8 @@ class Scheduler:
                 actions.append(Send(worker.id, tasks))
         if self.gangs:
             self._take_turns(actions, now)
-        while self._heavy and len(self._errands) < len(self._idle):
-            actions.append(self._recall(next(iter(self._heavy.values()))))
+        while self._hands.heavy and len(self._errands) < len(self._idle):
+            actions.append(self._recall(next(iter(self._hands.heavy.values()))))
         return actions
 
     def _first_queue(self, now: float) -> deque[Task] | None:
@@ -314,7 +324,7 @@ class Scheduler:
             worker.since = now  # nothing waited in this hand so far
         if tasks[0].timeout is not None:
             self._deadlines.set(worker, now + tasks[0].timeout)
-        self._note_room(worker)
+        self._hands.note(worker)
         return tasks
 
     def _fits(self, task: Task, now: float) -> bool:
@@ -324,7 +334,7 @@ class Scheduler:
     def _recall(self, worker: Worker) -> Recall:
         worker.recalled = worker.closed = True
         self._errands.add(worker.id)
-        self._note_room(worker)
+        self._hands.note(worker)
         return Recall(worker.id)
 
     def _kill(self, worker: Worker) -> Kill:
@@ -332,23 +342,6 @@ class Scheduler:
         return Kill(worker.id, worker.hand.popitem()[1])  # it was alone
 
     # -- what is known of the workers
-
-    def _note_room(self, worker: Worker) -> None:
-        """Keep `_roomy`, the busy workers whose hand is at most half full, and `_laden` and `_heavy`."""
-        count, load = len(worker.hand), worker.load
-        among = None if count < 2 or worker.recalled else self._heavy if load > AHEAD else self._laden
-        if worker.among is not among:
-            self._belongs(worker, among)
-        self._roomy.pop(worker.id, None)
-        if not worker.closed and ((load <= AHEAD / 2 and count <= MOST_IN_HAND // 2) or (count == 1 and load <= NEXT)):
-            self._roomy[worker.id] = worker  # as the last: they take turns
-
-    def _belongs(self, worker: Worker, among: OrderedDict[int, Worker] | None) -> None:
-        if worker.among is not None:
-            del worker.among[worker.id]
-        if among is not None:
-            among[worker.id] = worker
-        worker.among = among
 
     def _take_back(self, worker: Worker, task_ids: list[int]) -> list[Task]:
         """Take these tasks out of the worker's hand, where they still are in it."""
@@ -361,16 +354,18 @@ class Scheduler:
         if worker.recalled:
             worker.recalled = False  # it may be asked again, if it still has several
             self._errands.discard(worker.id)
-        if worker.among is not None:
-            worker.among.move_to_end(worker.id)
+        self._hands.moved(worker)
         self._settle(worker)
 
     def _settle(self, worker: Worker) -> None:
         """Its hand has shrunk."""
+        if worker.leaving and not worker.hand and not worker.enrolling:
+            self._retire(worker)
+            self._vacated.append(worker.id)
         if worker.dying or worker.enrolling:
             return
         if worker.hand:
-            self._note_room(worker)
+            self._hands.note(worker)
         elif not worker.idle:
             self._forget(worker)
             worker.load, worker.recalled, worker.closed, worker.idle = 0.0, False, False, True
@@ -380,14 +375,12 @@ class Scheduler:
         """Let nothing more go there, and ask nothing of it."""
         self._forget(worker)
         self._idle.pop(worker.id, None)
-        worker.dying, worker.idle = True, False
+        worker.dying, worker.idle, worker.leaving = True, False, False
 
     def _forget(self, worker: Worker) -> None:
         worker.deadline = inf
-        self._roomy.pop(worker.id, None)
         self._errands.discard(worker.id)
-        if worker.among is not None:
-            self._belongs(worker, None)
+        self._hands.forget(worker)
 
     def _requeue(self, tasks: list[Task]) -> None:
         for task in reversed(tasks):

@@ -88,6 +88,23 @@ def allocation(environ: Mapping[str, str]) -> Allocation | None:
     return Allocation(job, nodes, int(environ.get("SLURM_CPUS_PER_TASK", 1)), has_tasks, environ.get("SLURM_STEP_ID"))
 
 
+def environment(here: Allocation) -> dict[str, str]:
+    """Return the variables of the batch script, or the shell, of a job that is as this allocation says."""
+    names = ",".join(node.name for node in here.nodes)
+    told = {
+        "SLURM_JOB_NODELIST": names,
+        "SLURM_NODELIST": names,
+        "SLURM_JOB_NUM_NODES": str(len(here.nodes)),
+        "SLURM_NNODES": str(len(here.nodes)),
+        "SLURM_JOB_CPUS_PER_NODE": ",".join(str(node.cpus) for node in here.nodes),
+    }
+    if here.has_tasks:
+        tasks = [node.tasks for node in here.nodes]
+        told |= dict.fromkeys(("SLURM_NTASKS", "SLURM_NPROCS"), str(sum(tasks)))
+        told["SLURM_TASKS_PER_NODE"] = ",".join(map(str, tasks))
+    return told
+
+
 def _are_the_jobs(environ: Mapping[str, str]) -> bool:
     """Whether tasks were asked for, and the numbers are of these.
 

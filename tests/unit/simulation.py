@@ -24,10 +24,10 @@ def check(scheduler: Scheduler) -> None:
         assert not (worker.idle and worker.enrolling)
         assert not (worker.idle and (hand or worker.dying))
         assert not (worker_id in scheduler._roomy and (not hand or worker.recalled))
-        loaded = (worker_id in scheduler._laden) + (worker_id in scheduler._heavy)
+        loaded = (worker_id in scheduler._hands.laden) + (worker_id in scheduler._hands.heavy)
         assert loaded == (len(hand) > 1 and not worker.recalled)
         assert len(hand) < 2 or not any(task.solo for task in hand), "a task that must be alone has company"
-    since = [worker.since for worker in scheduler._laden.values()]
+    since = [worker.since for worker in scheduler._hands.laden.values()]
     assert since == sorted(since), "the longest stalled must stand first"
     places = Counter(task.id for queue in scheduler._queues.by_priority.values() for task in queue)
     places.update(task.id for kind in scheduler.gangs._waiting.values() for task in kind)
@@ -35,7 +35,7 @@ def check(scheduler: Scheduler) -> None:
     assert not places or max(places.values()) == 1, "a task is in two places"
     if scheduler._idle and not scheduler.gangs:
         assert scheduler.queued == 0, "someone idles while tasks wait"
-        assert not scheduler._heavy or scheduler._errands, "someone idles while another holds long tasks ahead"
+        assert not scheduler._hands.heavy or scheduler._errands, "someone idles while another holds long tasks ahead"
 
 
 class Cluster:

@@ -15,7 +15,7 @@ from simulation import LATENCY, Cluster
 
 from mainstay.enrolment import Enrolments
 from mainstay.gangs import GRACE, ROUNDS
-from mainstay.orders import Assemble, Disband, Enrol, Ranks, Replace, Send, Task, Worker
+from mainstay.orders import Assemble, Disband, Enrol, Leave, Ranks, Replace, Send, Task, Worker
 from mainstay.scheduler import Scheduler
 
 TOO_SMALL = "it wants 2 workers at least; the pool has lost some, and has 1 now"
@@ -469,3 +469,28 @@ def test_a_cancelled_gang_lets_its_workers_go():
     pool.scheduler.submit(Task(901, 1), pool.now)
     pool.scheduler.gangs.unassembled(task)
     assert [type(action) for action in pool.scheduler.released([], pool.now)] == [Send]
+
+
+def test_a_gang_whose_worker_is_taken_away_runs_again_without_blame():
+    pool = Pool(4)
+    task = pool.gang(4, 1.0, worker_retries=0)
+    wait(pool, 0.5)
+    pool.join()
+    pool.act(pool.scheduler.left(next(iter(pool._running)), pool.now, blame=False))
+    pool.run()
+    assert how(pool) == {task.id: "done"}
+    assert task.deaths == 0
+
+
+def test_a_worker_of_a_gang_leaves_after_it():
+    pool = Pool(3)
+    task = pool.gang(2, 1.0)
+    wait(pool, 0.5)
+    leaves = next(iter(pool._running))
+    told = pool.scheduler.retire([leaves], pool.now)
+    assert told == []
+    ended = []
+    act, pool.act = pool.act, lambda actions: (ended.extend(actions), act(actions))
+    pool.run()
+    assert how(pool) == {task.id: "done"}
+    assert Leave(leaves) in ended

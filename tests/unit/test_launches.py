@@ -44,7 +44,10 @@ def test_no_host_gets_more_than_it_has_room_for_nor_than_its_share(room, most):
 
 
 def test_agents_are_told_their_share():
-    assert Invitation("", "", 1, most=3).slots({"n1": 4, "n2": 1}) == {"MAINSTAY_SLOTS": "n1=2,n2=1"}
+    assert Invitation("", "", 1, most=3).slots({"n1": 4, "n2": 1}) == {
+        "MAINSTAY_SLOTS": "n1=2,n2=1",
+        "MAINSTAY_ROOM": "n1=4,n2=1",
+    }
 
 
 def test_openmp_gets_the_cpus_of_a_worker():
@@ -117,10 +120,10 @@ def test_a_host_that_was_left_out_is_told_once_and_asked_again():
     )
     launches.begin()
     wait_until(lambda: launches.current.absent)
-    launches.came("n1", 100.0)
-    launches.came("n3", 100.0)
+    launches.came(launches.current, "n1", 100.0)
+    launches.came(launches.current, "n3", 100.0)
     assert log == ["node n2 is left out: no answer"]
     launches.tick(100.0 + REJOIN)
     wait_until(lambda: launcher.again == ["n2"])
-    launches.came("n2", 200.0)
+    launches.came(launches.current, "n2", 200.0)
     assert launches.next_deadline() == launches.deadline  # nothing is missing any more

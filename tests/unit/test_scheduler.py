@@ -21,6 +21,7 @@ from mainstay.scheduler import (
     STALLED,
     GiveUp,
     Kill,
+    Leave,
     Recall,
     Scheduler,
     Send,
@@ -37,20 +38,21 @@ def sanity_check(scheduler: Scheduler) -> None:
         assert worker.id == worker_id
         assert worker.idle == (worker_id in scheduler._idle) == (standing and not hand)
         assert not (worker_id in scheduler._roomy and (not hand or worker.closed or worker.dying))
-        assert (worker_id in scheduler._errands) == (worker.recalled and standing)
+        assert not worker.leaving or (worker.dying and hand)
+        assert (worker_id in scheduler._errands) == (worker.recalled and (standing or worker.leaving))
         assert not worker.recalled or worker.closed
-        assert [among for among in (scheduler._laden, scheduler._heavy) if worker_id in among] == (
+        assert [among for among in (scheduler._hands.laden, scheduler._hands.heavy) if worker_id in among] == (
             [] if worker.among is None else [worker.among]
         )
         assert (worker.among is not None) == (len(hand) > 1 and not worker.recalled and standing)
-        timed = standing and any(task.timeout is not None for task in hand)
+        timed = (standing or worker.leaving) and any(task.timeout is not None for task in hand)
         assert timed == (worker.deadline < inf) == (timed and (worker.deadline, worker_id) in scheduler._deadlines.heap)
         if len(hand) > 1:
             assert not any(task.solo for task in hand), "a task that must be alone has company"
             assert len(hand) <= MOST_IN_HAND
             assert worker.load == pytest.approx(sum(task.expected for task in hand), abs=TINY)
             assert worker.load <= AHEAD + TINY or (len(hand) == 2 and worker.load <= 2 * NEXT + TINY)
-    for hands in (scheduler._laden, scheduler._heavy):
+    for hands in (scheduler._hands.laden, scheduler._hands.heavy):
         since = [worker.since for worker in hands.values()]
         assert since == sorted(since), "the longest stalled must stand first"
     assert sorted(-negated for negated in scheduler._queues.priorities) == sorted(scheduler._queues.by_priority)
@@ -61,7 +63,7 @@ def sanity_check(scheduler: Scheduler) -> None:
     assert places.total() == scheduler.queued + scheduler.in_hand + len(scheduler.unfit)
     if scheduler._idle:
         assert scheduler.queued == 0, "someone idles while tasks wait"
-        assert not scheduler._heavy or scheduler._errands, "someone idles while another holds long tasks ahead"
+        assert not scheduler._hands.heavy or scheduler._errands, "someone idles while another holds long tasks ahead"
 
 
 def with_workers(count: int) -> Scheduler:
@@ -672,6 +674,9 @@ class Conversation(RuleBasedStateMachine):
         self.ended: dict[int, str] = {}
         self.hands: dict[int, list[int]] = {}  # what each worker was sent and has not answered for
         self.gone: list[int] = []
+        self.told: set[int] = set()  # to leave
+        self.doomed: set[int] = set()  # they are about to end anyhow
+        self.retired: set[int] = set()
         self.ids = 0
 
     def act(self, actions) -> None:
@@ -690,6 +695,7 @@ class Conversation(RuleBasedStateMachine):
                 held += [task.id for task in action.tasks]
             elif isinstance(action, Kill):
                 assert action.task.timeout is not None
+                self.doomed.add(action.worker)
                 self.hands[action.worker].remove(action.task.id)
                 if action.task.retries:
                     self.act(self.scheduler.retry(action.task, self.now))
@@ -699,6 +705,9 @@ class Conversation(RuleBasedStateMachine):
                 assert action.task.deaths > action.task.worker_retries
                 assert self.alone, "it was given up for what another may have done"
                 self.end(action.task, "died")
+            elif isinstance(action, Leave):
+                assert action.worker not in self.told
+                self.told.add(action.worker)
 
     def end(self, task: Task, how: str) -> None:
         assert task.id not in self.ended
@@ -786,7 +795,17 @@ class Conversation(RuleBasedStateMachine):
     @precondition(lambda self: self.hands)
     @rule(data=st.data())
     def leaving(self, data) -> None:
-        self.scheduler.leaving(self.some_worker(data))
+        worker = self.some_worker(data)
+        self.doomed.add(worker)
+        self.scheduler.leaving(worker)
+
+    @precondition(lambda self: self.hands)
+    @rule(data=st.data())
+    def retire(self, data) -> None:
+        worker = self.some_worker(data)
+        if not self.scheduler.workers[worker].dying:
+            self.retired.add(worker)
+        self.act(self.scheduler.retire([worker], self.now))
 
     @precondition(lambda self: self.hands)
     @rule(data=st.data(), blame=st.booleans())
@@ -808,6 +827,7 @@ class Conversation(RuleBasedStateMachine):
         assert self.scheduler.dropped(worker, ids, self.now) == []
         assert self.scheduler.left(worker, self.now) == []
         self.scheduler.leaving(worker)
+        self.act(self.scheduler.retire([worker], self.now))
 
     @rule()
     def drain(self) -> None:
@@ -824,6 +844,9 @@ class Conversation(RuleBasedStateMachine):
         sanity_check(self.scheduler)
         hands = {number: set(worker.hand) for number, worker in self.scheduler.workers.items()}
         assert hands == {number: set(hand) for number, hand in self.hands.items()}
+        done = {number for number in self.retired & hands.keys() if not hands[number]}
+        assert self.told & hands.keys() <= done
+        assert all(number in self.told or self.doomed & {number} for number in done)
         queued = {task.id for queue in self.scheduler._queues.by_priority.values() for task in queue}
         queued |= {task.id for task in self.scheduler.unfit}
         assert set(self.tasks) == set(self.ended) | queued | set().union(*hands.values())

@@ -59,9 +59,10 @@ class Invitation(NamedTuple):
         return None if self.stage is None else "/"
 
     def slots(self, room: Mapping[str, int]) -> dict[str, str]:
-        """Return the variable that tells the agent of each host how many workers to fork, given where there is room."""
-        shares = zip(room, spread(list(room.values()), self.most), strict=True)
-        return {"MAINSTAY_SLOTS": ",".join(f"{host}={share}" for host, share in shares)}
+        """Return the variables that tell the agent of each host how many workers to fork, given where there is room."""
+        shares = dict(zip(room, spread(list(room.values()), self.most), strict=True))
+        told = {"MAINSTAY_SLOTS": shares, "MAINSTAY_ROOM": room}
+        return {name: ",".join(f"{host}={count}" for host, count in each.items()) for name, each in told.items()}
 
 
 def spread(room: Sequence[int], most: int | None) -> list[int]:
@@ -99,8 +100,10 @@ class Launcher(Protocol):
     """One way to start agents. `most_workers` bounds the pool (None: no bound).
 
     One whose workers share the client's modules says so: `in_process = True`.
-    One that has `rejoin(invitation, host) -> Launched` starts an agent on a host that was lost, when it is back; one
-    that is a `Starter` too starts MPI ranks its own way.
+    One that has `rejoin(invitation, host) -> Launched` starts an agent on a host that was lost, when it is back;
+    one that is a `Starter` too starts MPI ranks its own way;
+    one that has `further(used) -> Launcher | None` can reach other hosts than these;
+    one that has `give_back(host)` gives a host back on which nothing of the pool is left, or raises `OSError`.
     """
 
     name: str

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from mainstay.launch import Invitation
@@ -87,6 +87,12 @@ class MpiExec:
             return Process(hydra_slots_argv(program, hosts, here, [*SLOT, door]), environment, tethered=True)
         environment |= allow_root() if os.geteuid() == 0 else {}
         return Process(openmpi_slots_argv(program, hosts, here, [*SLOT, door]), environment, tethered=True)
+
+    def further(self, used: Collection[str]) -> MpiExec | None:
+        """Return a launcher for those of the hosts that are not used; None if there are none."""
+        names = {name.partition(".")[0] for name in used}
+        hosts = [host for host in self._hosts if host.partition(".")[0] not in names]
+        return MpiExec(hosts, program=self._program) if hosts else None
 
     def _find(self) -> str | None:
         if self._program is not None:

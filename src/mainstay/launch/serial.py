@@ -55,7 +55,8 @@ class Threads:
         try:
             self._control, _ = dial(self._addresses, self._key)
             control = self._control
-            hello = {"host": self._host, "pid": os.getpid(), "cores": 1, "slots": 1, "launch": self._launch}
+            hello = {"host": self._host, "pid": os.getpid(), "cores": 1, "slots": 1, "room": 1}
+            hello["launch"] = self._launch
             send_all(control, encode(Kind.AGENT_HELLO, pickle.dumps(hello)))
             reader = FrameReader()
             while not self._stopped and (count := control.recv_into(reader.get_buffer())):

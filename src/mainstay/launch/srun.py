@@ -15,7 +15,9 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+import tempfile
+import threading
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mainstay.launch import Invitation, spread
@@ -23,7 +25,7 @@ from mainstay.launch.mpiexec import MpiExec
 from mainstay.launch.process import RANK_VARIABLES, SLOT, Process
 from mainstay.launch.world import not_rank_0, open_gates
 from mainstay.origin import present
-from mainstay.slurm import OPTIONS, Allocation, allocation, hosts
+from mainstay.slurm import OPTIONS, Allocation, allocation, environment, hosts
 
 if TYPE_CHECKING:
     from mainstay.stage.bootstrap import Bootstrap
@@ -35,25 +37,29 @@ NO_ANSWER = re.compile(r"Task launch for .* failed on node ([^\s:]+): (.*)")
 OVERLAP_SINCE = (20, 11)  # before, steps overlapped unasked
 
 
+_resizing = threading.Lock()
 _sent: set[str] = set()  # jobs and packed environments that their nodes have been given
 
 
 class Srun:
-    """Uses the nodes of the allocation that this program is in."""
+    """Uses the nodes of the allocation that this program is in, or those among them that are given."""
 
     name = "srun"
+
+    def __init__(self, nodes: Collection[str] = ()) -> None:
+        self._nodes = nodes
 
     @property
     def most_workers(self) -> int | None:
         try:
-            here = allocation(present())
+            here = self._here()
         except ValueError:
             return None
         return None if here is None else sum(here.workers)
 
     def why_not(self) -> str | None:
         try:
-            here = allocation(present())
+            here = self._here()
         except ValueError as error:
             return str(error)
         if here is None:
@@ -81,8 +87,27 @@ class Srun:
         hidden = (*RANK_VARIABLES, *OPTIONS)
         return Process(slots_argv(program, here, places, [*SLOT, door]), {}, tethered=True, hidden=hidden)
 
+    def further(self, used: Collection[str]) -> Srun | None:
+        """Return a launcher for those nodes of the allocation that are not used; None if there are none."""
+        here, names = self._here(), {name.partition(".")[0] for name in used}
+        nodes = [] if here is None else [node.name for node in here.nodes if node.name not in names]
+        return Srun(nodes) if nodes else None
+
+    def give_back(self, host: str) -> None:
+        """Take a node out of this job. Raises `OSError` where Slurm does not do that, as for the job's first node."""
+        with _resizing:
+            here = allocation(present())
+            if here is not None:
+                os.environ.update(give_back(here, host.partition(".")[0]))
+
+    def _here(self) -> Allocation | None:
+        here = allocation(present())
+        if here is None or not self._nodes:
+            return here
+        return here.without({node.name for node in here.nodes} - set(self._nodes))
+
     def _found(self) -> tuple[Allocation, str]:
-        here, program = allocation(present()), shutil.which("srun")
+        here, program = self._here(), shutil.which("srun")
         if here is None or program is None:
             raise FileNotFoundError(self.why_not())
         return here, program
@@ -183,6 +208,26 @@ def nodes_of(job: str) -> list[str]:
         return hosts(done.stdout.strip())
     except (OSError, subprocess.SubprocessError, ValueError):
         return []
+
+
+def give_back(here: Allocation, node: str) -> dict[str, str]:
+    """Take a node out of a job; return the variables that tell of the job as it is then. Raises `OSError`.
+
+    Slurm writes scripts that would set these into the working directory; steps on the other nodes go on.
+    """
+    smaller = here.without({node})
+    if smaller == here:
+        return {}
+    rest = ",".join(left.name for left in smaller.nodes)
+    with tempfile.TemporaryDirectory() as directory:
+        command = ["scontrol", "update", f"JobId={here.job}", f"NodeList={rest}"]
+        try:
+            subprocess.run(command, capture_output=True, timeout=PATIENCE, check=True, text=True, cwd=directory)  # noqa: S603
+        except subprocess.CalledProcessError as error:
+            raise OSError(f"`{' '.join(command)}`: {error.stderr.strip()}") from None
+        except subprocess.TimeoutExpired as error:
+            raise OSError(str(error)) from None
+    return environment(smaller)
 
 
 def srun_argv(

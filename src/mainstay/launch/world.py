@@ -44,6 +44,7 @@ class World:
         cores = set().union(*(_cores_of(pid) for _, pid in world.local_ranks(here)))
         environment = {
             "MAINSTAY_SLOTS": str(here.local_size),
+            "MAINSTAY_ROOM": str(here.local_size),
             "MAINSTAY_CORES": ",".join(map(str, sorted(cores))),
         }
         environment |= invitation.environment()

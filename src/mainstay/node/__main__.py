@@ -5,6 +5,7 @@ MAINSTAY_KEY      the pool's key, in hexadecimal; never on a command line, and t
 MAINSTAY_LAUNCH   which launch of the pool this agent belongs to
 MAINSTAY_SLOTS    how many workers it may fork at the most (may be missing: as many as it is told): 4, or by the names
                   of hosts n1=4,n2=1
+MAINSTAY_ROOM     how many it may fork when the pool grows, likewise (may be missing: as many as it is told)
 MAINSTAY_GATE     the job whose other ranks on this node wait for the end of this agent (may be missing: none)
 MAINSTAY_THREADS  how many threads OpenMP may have in a worker where OMP_NUM_THREADS does not say, likewise by the names
                   of hosts (may be missing: as it likes)
@@ -33,6 +34,7 @@ def main() -> int:
         launch = int(os.environ.pop("MAINSTAY_LAUNCH"))
         names = os.uname().nodename, os.environ.get("SLURMD_NODENAME", "")
         slots = slots_of(os.environ.pop("MAINSTAY_SLOTS", ""), *names)
+        room = slots_of(os.environ.pop("MAINSTAY_ROOM", ""), *names)
         threads = slots_of(os.environ.pop("MAINSTAY_THREADS", ""), *names)
         job = os.environ.pop("MAINSTAY_GATE", "")
         cores = os.environ.pop("MAINSTAY_CORES", "")
@@ -46,7 +48,8 @@ def main() -> int:
             os.sched_setaffinity(0, map(int, cores.split(",")))
         _gate = hold_gate(job) if job else None  # closed when this process ends
         standing = stand() if {"MAINSTAY_STAGE_TREE", "MAINSTAY_STAGE_WHY"} & os.environ.keys() else None
-        Agent(addresses, key, launch, slots, standing).run()
+        told = {"launch": launch, "slots": slots, "room": slots if room is None else room}
+        Agent(addresses, key, told, standing).run()
     except Unreachable as error:
         print(f"mainstay.node: {error}", file=sys.stderr)
         return 3

@@ -44,15 +44,10 @@ PR_SET_PDEATHSIG = 1
 
 
 class Agent:
-    """Serves one pool on one node."""
+    """Serves one pool on one node. `told` is what its launcher said: `launch`, its number; `slots` and `room`."""
 
     def __init__(
-        self,
-        addresses: list[Address],
-        key: bytes,
-        launch: int,
-        slots: int | None = None,
-        standing: Standing | None = None,
+        self, addresses: list[Address], key: bytes, told: dict[str, int | None], standing: Standing | None = None
     ) -> None:
         self._sock, reached = dial(addresses, key)
         self._addresses, self._key = [reached, *addresses], key  # the workers try first what served their agent
@@ -69,7 +64,7 @@ class Agent:
         self._setup: dict[str, Any] = {}
         self._beat = monotonic() + HELLO
         self._end_at: float | None = None  # set when the client said stop
-        hello = {"host": self._host, "pid": os.getpid(), "slots": slots, "launch": launch}
+        hello: dict[str, Any] = {"host": self._host, "pid": os.getpid(), **told}
         hello |= {"cores": len(os.sched_getaffinity(0)), "stage": None if standing is None else standing.told()}
         self._sock.sendall(b"".join(encode(Kind.AGENT_HELLO, pickle.dumps(hello))))
 

@@ -1,0 +1,88 @@
+"""How calls are made: the same for a pool, and for a view of it with other task options."""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol, TypeVar
+
+from mainstay import mapping
+from mainstay.options import Options
+
+T = TypeVar("T")
+
+
+class Pool(Protocol):
+    """What calls are made to."""
+
+    def _submit(
+        self, options: Options, fn: Callable[..., T], args: tuple[Any, ...], kwargs: Any
+    ) -> concurrent.futures.Future[T]: ...
+
+    def _map(
+        self,
+        options: Options,
+        fn: Callable[..., T],
+        iterables: tuple[Iterable[Any], ...],
+        timeout: float | None,
+        chunksize: int | None,
+        buffersize: int | None,
+        progress: mapping.Progress | None,
+    ) -> Iterator[T]: ...
+
+
+class Calls(concurrent.futures.Executor):
+    """What has a pool and task options."""
+
+    _options: Options
+
+    @property
+    def _pool(self) -> Pool:
+        raise NotImplementedError
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[T]:
+        """Run `fn(*args, **kwargs)` on a worker; return its future. See `concurrent.futures.Executor.submit`."""
+        return self._pool._submit(self._options, fn, args, kwargs)
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+        progress: mapping.Progress | None = None,
+    ) -> Iterator[T]:
+        """Yield `fn` over the iterables, in order. See `concurrent.futures.Executor.map` (Python 3.14).
+
+        Args:
+            timeout: seconds from this call within which each result must be there, else `TimeoutError`.
+            chunksize: items per message (int >= 1); None: as many as the measured run times suggest. Items of one
+                message come back together; 1 sends each as soon as it is done.
+            buffersize: how many items may be taken from the iterables before their results are (int >= 1);
+                None: all at once.
+            progress: called as `progress(done, total)` after each result, in the thread that iterates; `total` is
+                None when the iterables are taken piece by piece.
+        """
+        return self._pool._map(self._options, fn, iterables, timeout, chunksize, buffersize, progress)
+
+    def options(self, **given: Any) -> View:
+        """Return this pool seen with other task options: `timeout`, `retries`, `key`, `stage_in`, … (see `Options`).
+
+        The view has `submit`, `map` and `options`; an unknown option raises `TypeError` with the valid ones.
+        """
+        return View(self._pool, self._options.changed(given))
+
+
+class View(Calls):
+    """A pool seen with other task options; itself an executor. It ends with the pool that it shows."""
+
+    def __init__(self, pool: Pool, options: Options) -> None:
+        self._shown, self._options = pool, options
+
+    @property
+    def _pool(self) -> Pool:
+        return self._shown
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Do nothing: the pool is shut down by its own executor."""

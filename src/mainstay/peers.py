@@ -1,0 +1,60 @@
+"""An agent and a worker, as the client sees them."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from mainstay.orders import Task, Worker
+from mainstay.report import WorkerInfo
+from mainstay.wire.connection import Connection
+
+
+class AgentState:
+    """An agent as the client sees it."""
+
+    def __init__(self, connection: Connection, hello: dict[str, Any], namespace: str) -> None:
+        self.connection, self.namespace = connection, namespace  # the launch by which it came
+        self.launch: int = hello["launch"]
+        self.host: str = hello["host"]
+        self.cores: int = hello["cores"]
+        self.room: int | None = hello.get("room", hello["slots"])  # for workers; None: for as many as one likes
+        self.stage: dict[str, Any] | None = hello.get("stage")
+        self.workers: dict[int, WorkerState] = {}
+        self.stillborn = 0
+        self.is_back = False  # it stands for one that was lost
+        self.in_line = self.has_forked = False  # its turn to begin is to come, or has come
+        self.is_released = False  # it was told to end, since no worker is left on its node
+        self.heard = time.monotonic()
+
+    @property
+    def staying(self) -> int:
+        """How many of its workers are not to leave."""
+        return sum(not worker.is_leaving for worker in self.workers.values())
+
+    @property
+    def stands(self) -> bool:
+        """Whether all of its workers do."""
+        return all(worker.pid for worker in self.workers.values())
+
+
+class WorkerState:
+    """A worker as the client sees it."""
+
+    def __init__(self, number: int, agent: AgentState, rank: int) -> None:
+        self.number, self.agent, self.host = number, agent, agent.host
+        self.namespace, self.rank = agent.namespace, rank  # until it has enrolled, and is an MPI rank
+        self.connection: Connection | None = None
+        self.pid = 0
+        self.known: set[int] = set()  # numbers of the functions that it has
+        self.overran: Task | None = None  # for which it was killed, and whose files are to come first
+        self.port = ""  # where ranks of other namespaces reach it
+        self.spent: list[int] = []  # communicators that it is to free
+        self.is_leaving = False  # nobody takes its place
+        self.is_taken = False  # it is killed for that, which is no blame for its task
+        self.saving = False  # it has ended, and its agent brings what it left before it says so
+
+    def info(self, scheduled: Worker | None) -> WorkerInfo:
+        state = "starting" if scheduled is None else "busy" if scheduled.hand else "idle"
+        state = "leaving" if self.is_leaving else state
+        return WorkerInfo(self.number, self.host, self.pid, self.namespace, self.rank, state)
