@@ -1,6 +1,6 @@
 """What the scheduler orders, carried out: tasks become frames for workers, gangs frames for several at once.
 
-Send ─▶ DEFINE, CALL ─▶ worker          Assemble ─▶ GANG with its part ─▶ each member
+Send, Hold ─▶ CALL ─▶ worker            Assemble ─▶ GANG with its part ─▶ each member
 Recall, Kill, Replace ─▶ agent          Disband ◀── results by rank, or the first failure
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from mainstay import outcomes
-from mainstay.orders import Action, Assemble, Disband, Enrol, GiveUp, Kill, Recall, Replace, Send, Task
+from mainstay.orders import Action, Assemble, Disband, Enrol, GiveUp, Hold, Kill, Recall, Replace, Send, Task
 from mainstay.outcomes import End, KeepsNothing, Outcome
 from mainstay.roster import Roster, WorkerState
 from mainstay.scheduler import Scheduler
@@ -105,6 +105,8 @@ class Acting:
         for action in actions:
             if isinstance(action, Send):
                 actions += self._send(action)
+            elif isinstance(action, Hold):
+                actions += self._send(Send(action.workers[0], [action.task]))
             elif isinstance(action, Recall):
                 roster.tell(action.worker, Kind.RECALL)
             elif isinstance(action, Kill):
@@ -156,7 +158,10 @@ class Acting:
         if part is not None:
             kind, buffers = Kind.GANG, [memoryview(part), *buffers]
         attempt = min(task.attempt, 255)
-        return pieces + encode(kind, body, buffers, number=task.function, task=task.id, attempt=attempt)
+        call = encode(kind, body, buffers, number=task.function, task=task.id, attempt=attempt)
+        if task.pinned:
+            call = [*encode(Kind.PIN, pickle.dumps(task.pinned)), *call, *encode(Kind.UNPIN)]
+        return pieces + call
 
     def overran(self, task: Task) -> list[Action]:
         """A task has run out of time."""

@@ -33,6 +33,7 @@ from mainstay.outcomes import End, Outcome, deliver
 from mainstay.reactor import NAP, Reactor, nothing
 from mainstay.roster import AgentState, Roster, WorkerState
 from mainstay.scheduler import Scheduler
+from mainstay.timeline import Span
 from mainstay.wire import address, auth
 from mainstay.wire.frames import Frame, Kind
 from mainstay.wire.functions import Function
@@ -63,6 +64,7 @@ class Broker:
         self.keeper = outcomes.KeepsNothing()  # where there is a journal, another is set before the start
         self.on_shut: list[Callable[[], object]] = []
         self.tasks: dict[int, Task] = {}
+        self.timeline: list[Span] = []
         self.done = 0  # calls that ended by themselves
         self.functions: dict[int, Function] = {}
         self._outcomes: list[Outcome] = []
@@ -309,12 +311,14 @@ class Broker:
 
     def headcount_changed(self) -> None:
         self.scheduler.gangs.kept = self.roster.kept()
+        self.scheduler.gangs.holds.cores = self.roster.cores
         self.muster.look()
 
     def worker_spoke(self, worker: WorkerState, frames: list[Frame]) -> None:
         done = [frame for frame in frames if frame.kind == Kind.RESULT or frame.kind == Kind.ERROR]
         if len(done) != len(frames):
             self.keeper.hear(self.tasks, frames, f"{worker.host}/{worker.number}")
+            self._note_runs(worker, [frame for frame in frames if frame.kind == Kind.RAN])
         if done:
             self.launches.bears()
             times = [(frame.task, frame.number / 1e6) for frame in done]
@@ -333,8 +337,16 @@ class Broker:
                 elif frame.kind == Kind.IMPORTED:
                     self.roster.preloading.seen(load(frame.body))
 
+    def _note_runs(self, worker: WorkerState, frames: list[Frame]) -> None:
+        for frame in frames:
+            if (task := self.tasks.get(frame.task)) is not None:
+                label = task.label or self.functions[task.function].name
+                exclusive = task.gang is not None and task.gang.scope == "node"
+                began, ended = load(frame.body)
+                self.timeline.append(Span(task.id, label, worker.host, worker.number, began, ended, exclusive))
+
     def _finish(self, task: Task, frame: Frame, worker: WorkerState) -> None:
-        if task.gang is not None:
+        if task.gang is not None and not task.gang.alone:
             self._acting.part_ended(task, frame, worker)
         elif frame.kind == Kind.ERROR and task.retries > 0 and task.id in self.tasks:
             self.act(self.scheduler.retry(task, now()))

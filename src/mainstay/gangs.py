@@ -13,6 +13,8 @@ turns of each worker. From then on the gang has a reservation (backfill, as batc
 worker is kept for it, and a later task gets it only if it is expected to end before the gang could begin, or takes a
 worker that the gang will not need. So neither starves: a gang waits for some `ROUNDS` tasks' time and for what was
 running, and a single task waits for the gangs before it. A gang that the pool's workers cannot form holds nobody up.
+Neither does one for workers that a task does not take: of several gangs, each for a node of its own, each is the first
+on its node.
 
 *Who can go together.* Ranks of one MPI world can form a gang; such a set of workers is a circle. Workers get their
 ranks, in circle 0, when a gang would first take them: all that idle then enrol together. A worker that has died leaves
@@ -33,7 +35,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import inf
 
-from mainstay.orders import Action, Assemble, Disband, Enrol, Ranks, Replace, Task, Worker
+from mainstay.holds import Holds
+from mainstay.orders import Action, Assemble, Disband, Enrol, Hold, Ranks, Replace, Task, Worker
 
 ROUNDS = 8  # turns of each worker of the pool that may go to later tasks while the first gang waits
 GRACE = 0.5  # seconds in which the other parts of a gang that has failed may end by themselves
@@ -52,6 +55,18 @@ class Running:
     how: str = "returned"
 
 
+@dataclass(eq=False, slots=True)
+class Reservation:
+    """A gang that waits, the workers that it could have, and when (see `Gangs._window`)."""
+
+    task: Task
+    workers: set[int]
+    window: tuple[float, int] | None = None
+
+    def is_delayed_by(self, task: Task, members: list[Worker]) -> bool:
+        return order(self.task) < order(task) and any(worker.id in self.workers for worker in members)
+
+
 def order(task: Task) -> tuple[int, int]:
     """Return what tasks are sorted by: the highest priority first, then the earliest submit."""
     return -task.priority, task.id
@@ -68,6 +83,7 @@ class Gangs:
         self.released: list[int] = []  # workers of gangs that have ended; whoever takes them empties this
         self.kept: dict[str, int] = {}  # workers that the pool keeps on each node, those that are starting too
         self.may_enrol = False  # not before the pool stands: a circle does not grow
+        self.holds = Holds()
 
     # -- waiting
 
@@ -103,8 +119,8 @@ class Gangs:
 
     def choose(
         self, idle: dict[int, Worker], workers: dict[int, Worker], single: Task | None, mean: Mean, now: float
-    ) -> Assemble | Enrol | Replace | Task | None:
-        """Return what is to be done next with the workers that idle; `single` itself: let it have one of them.
+    ) -> Assemble | Enrol | Replace | Hold | Worker | None:
+        """Return what is to be done next with the workers that idle; one of these: let `single` have it.
 
         `single` is the first task that wants one worker; those before the first gang have gone already.
         """
@@ -112,10 +128,10 @@ class Gangs:
         if stale is not None:
             return Replace(stale)
         living = [worker for worker in workers.values() if not worker.dying]
-        possible = [task for task in self.heads() if self._is_possible(task, living)]
+        possible = sorted((task for task in self.heads() if self._is_possible(task, living)), key=order)
         if not possible:
-            return single
-        head = min(possible, key=order)
+            return next(reversed(idle.values())) if single else None
+        head = possible[0]
         members = self._place(head, idle.values(), living)
         if members:
             chosen = self._begin(head, members, idle, living, now)
@@ -123,12 +139,15 @@ class Gangs:
                 return chosen
         elif self._renew(head, living):
             return self.choose(idle, workers, single, mean, now)
-        later = [task for task in possible if task is not head]
-        return self._overtake(head, later, idle, living, single, mean, now)
+        return self._overtake(possible, idle, living, single, mean, now)
 
     def _begin(
         self, task: Task, members: list[Worker], idle: dict[int, Worker], living: list[Worker], now: float
-    ) -> Assemble | Enrol | None:
+    ) -> Assemble | Enrol | Hold | None:
+        assert task.gang is not None
+        if task.gang.alone:
+            self.remove(task)
+            return self.holds.begin(task, members)
         if members[0].circle == 0:
             if not self.may_enrol or any(worker.enrolling for worker in living):
                 return None
@@ -143,30 +162,39 @@ class Gangs:
 
     def _overtake(
         self,
-        head: Task,
-        later: list[Task],
+        waiting: list[Task],
         idle: dict[int, Worker],
         living: list[Worker],
         single: Task | None,
         mean: Mean,
         now: float,
-    ) -> Assemble | Enrol | Task | None:
-        """Return the widest of the later tasks that may have idle workers before the first gang gets them."""
-        placed = [(members, task) for task in later if (members := self._place(task, idle.values(), living))]
-        placed.sort(key=lambda one: (-len(one[0]), order(one[1])))
-        window: tuple[float, int] | None = None
-        for members, task in [*placed, *([([], single)] if single else [])]:
-            if members and members[0].circle == 0:
-                continue
-            count = len(members) or 1
-            if head.overtaken + count <= ROUNDS * len(living):
-                head.overtaken += count
-            else:
-                window = window or self._window(head, living, mean)
-                if not (now + (mean(task) or task.timeout or inf) <= window[0] or count <= window[1]):
-                    continue
-            return self._begin(task, members, idle, living, now) if members else task
-        return None
+    ) -> Assemble | Enrol | Hold | Worker | None:
+        """Have the widest of the later tasks begin that may have idle workers before the gangs that want these."""
+        reservations = [Reservation(task, {worker.id for worker in self._eligible(task, living)}) for task in waiting]
+
+        def may_have(task: Task, members: list[Worker]) -> bool:
+            first = next((one for one in reservations if one.is_delayed_by(task, members)), None)
+            return first is None or self._lets_pass(first, task, len(members), living, mean, now)
+
+        placed = [(members, task) for task in waiting[1:] if (members := self._place(task, idle.values(), living))]
+        for members, task in sorted(placed, key=lambda one: (-len(one[0]), order(one[1]))):
+            assert task.gang is not None
+            if (members[0].circle or task.gang.alone) and may_have(task, members):
+                return self._begin(task, members, idle, living, now)
+        if single is None:
+            return None
+        return next((worker for worker in reversed(idle.values()) if may_have(single, [worker])), None)
+
+    def _lets_pass(
+        self, first: Reservation, task: Task, count: int, living: list[Worker], mean: Mean, now: float
+    ) -> bool:
+        """Whether a later task may go before this gang, and take so many workers that it could have."""
+        gang = first.task
+        if gang.overtaken + count <= ROUNDS * len(first.workers):
+            gang.overtaken += count
+            return True
+        first.window = first.window or self._window(gang, living, mean)
+        return now + (mean(task) or task.timeout or inf) <= first.window[0] or count <= first.window[1]
 
     # -- who can form a gang
 
@@ -180,7 +208,9 @@ class Gangs:
                 best = group
         if best is None:
             return None
-        most = len(best) if task.gang.scope != "pool" else task.gang.most
+        most = len(best) if task.gang.scope in ("node", "all") else task.gang.most
+        if task.gang.scope == "cores":
+            most = self._least(task.gang, best[0], living)
         on_node = Counter(worker.node for worker in best)
         return sorted(best, key=lambda worker: (-on_node[worker.node], worker.node, worker.id))[:most]
 
@@ -188,6 +218,8 @@ class Gangs:
         """Return how many workers a gang must have if this one is among them."""
         if gang.scope == "pool":
             return gang.least
+        if gang.alone:
+            return self.holds.least(gang, one.node, self.kept.get(one.node, 1))
         if gang.on is not None:
             alike = [worker for worker in living if gang.scope == "all" or worker.node == one.node]
             return sum(worker.id in gang.on for worker in alike)
@@ -197,20 +229,42 @@ class Gangs:
         """Whether the workers that stand or start could form this gang, were they all idle and ranks of one world."""
         gang = task.gang
         assert gang is not None
-        eligible = [worker for worker in living if _may_have(gang, worker)]
+        eligible = self._eligible(task, living)
+        if gang.alone:
+            return bool(eligible)
         starting = max(0, sum(self.kept.values()) - len(living)) if gang.on is None else 0
         return bool(eligible) and len(eligible) + starting >= self._least(gang, eligible[0], living)
+
+    def _eligible(self, task: Task, living: list[Worker]) -> list[Worker]:
+        """Return the workers that this gang could have, sooner or later."""
+        gang = task.gang
+        assert gang is not None
+        mine = [worker for worker in living if _may_have(gang, worker)]
+        if gang.alone:
+            return [one for one in mine if self._least(gang, one, living) <= self.kept.get(one.node, 1)]
+        return mine
 
     def _renew(self, task: Task, living: list[Worker]) -> bool:
         """Have the workers with ranks replaced, if no circle can hold this gang; say whether one of them idles."""
         gang = task.gang
         assert gang is not None
+        if gang.alone:
+            return False
         if any(len(group) >= self._least(gang, group[0], living) for group in _groups(gang, living)):
             return False
         old = [worker for worker in living if worker.circle and _may_have(gang, worker)]
         for worker in old:
             worker.stale = True
         return any(worker.idle for worker in old)
+
+    def shortage(self, task: Task) -> str:
+        """Return why the pool as it is kept now can never run this gang; empty: it can."""
+        assert task.gang is not None
+        if task.gang.alone:
+            return self.holds.shortage(task.gang, self.kept)
+        least, most = task.gang.least, sum(self.kept.values())
+        told = f"it wants {least} workers at least; the pool has lost some, and has {most} now"
+        return f"the gang cannot run: {told}" if least > most else ""
 
     # -- when
 
@@ -276,14 +330,16 @@ class Gangs:
 def _groups(gang: Ranks, workers: Iterable[Worker]) -> Iterable[list[Worker]]:
     """Return those of the workers that can form this gang, by who can go with whom."""
     groups: dict[tuple[int, str], list[Worker]] = {}
+    of_one_node = gang.scope in ("node", "cores")
     for worker in workers:
         if _may_have(gang, worker) and not worker.stale:
-            groups.setdefault((worker.circle, worker.node if gang.scope == "node" else ""), []).append(worker)
+            kind = 0 if gang.alone else worker.circle, worker.node if of_one_node else ""
+            groups.setdefault(kind, []).append(worker)
     return groups.values()
 
 
 def _may_have(gang: Ranks, worker: Worker) -> bool:
-    return gang.on is None or worker.id in gang.on
+    return (gang.on is None or worker.id in gang.on) and (gang.nodes is None or worker.node in gang.nodes)
 
 
 def _free_at(worker: Worker, mean: Mean) -> float:

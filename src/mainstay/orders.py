@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 class Ranks:
     """How many workers a gang is to have, at least and at most, and which may be taken.
 
-    `scope` is "pool", or what a gang takes as a whole: "node" (all workers of one node) or "all" (of the pool).
+    `scope` is "pool", or what a gang takes as a whole: "node" (all workers of one node), "all" (of the pool) or "cores"
+    (as many of one node as stand for its `cores`).
     """
 
     least: int = 1
@@ -21,6 +22,9 @@ class Ranks:
     scope: str = "pool"
     on: Container[int] | None = None  # numbers of workers; None: any
     root_only: bool = False  # whether only rank 0's result is wanted
+    nodes: frozenset[str] | None = None  # whose workers may be taken; None: any
+    alone: bool = False  # one of the workers runs the task, and the others keep quiet meanwhile; see `holds`
+    cores: int = 0  # of its node that one who is alone is pinned to; 0: it is not pinned
 
 
 @dataclass(eq=False, slots=True)
@@ -45,6 +49,7 @@ class Task:
     gang: Ranks | None = None  # None: it runs on a single worker
     overtaken: int = 0  # workers that have gone to later tasks while this gang was the first
     begun: bool = False  # it was sent once, so its future runs and can no longer be cancelled
+    pinned: tuple[int, ...] = ()  # the places, among its node's cores, of those that it runs on; empty: on any
 
 
 @dataclass(eq=False, slots=True)
@@ -65,6 +70,14 @@ class Worker:
     circle: int = 0  # those who can form a gang with each other; 0: it has no MPI rank yet
     enrolling: bool = False  # it is becoming a rank
     stale: bool = False  # its circle has become too small, so it is to be replaced when it idles
+
+    def stand(self, among: OrderedDict[int, Worker] | None) -> None:
+        """Stand among these, as the last, and no longer where it stood."""
+        if self.among is not None:
+            del self.among[self.id]
+        if among is not None:
+            among[self.id] = self
+        self.among = among
 
 
 class Send(NamedTuple):
@@ -101,6 +114,13 @@ class Assemble(NamedTuple):
     workers: list[int]
 
 
+class Hold(NamedTuple):
+    """Send this task to the first of these workers of one node, and nothing to the others until it has ended."""
+
+    task: Task
+    workers: list[int]
+
+
 class Enrol(NamedTuple):
     """Make these workers ranks of one MPI world; `enrolled` or `not_enrolled` tells how that went."""
 
@@ -121,4 +141,4 @@ class Disband(NamedTuple):
     how: str  # "returned", "raised", "died" or "overran"
 
 
-Action = Send | Recall | Kill | GiveUp | Assemble | Enrol | Replace | Disband
+Action = Send | Recall | Kill | GiveUp | Assemble | Hold | Enrol | Replace | Disband

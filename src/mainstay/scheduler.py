@@ -35,7 +35,7 @@ from collections import OrderedDict, deque
 from math import inf
 
 from mainstay.gangs import Gangs
-from mainstay.orders import Action, Assemble, Enrol, GiveUp, Kill, Recall, Replace, Send, Task, Worker
+from mainstay.orders import Action, Assemble, Enrol, GiveUp, Hold, Kill, Recall, Replace, Send, Task, Worker
 from mainstay.queues import Deadlines, Queues
 from mainstay.runtimes import RunTimes
 
@@ -101,7 +101,9 @@ class Scheduler:
         return self._dispatch(now) if self._roomy else []
 
     def joined(self, worker_id: int, now: float, node: str = "") -> list[Action]:
-        self._settle(self.workers.setdefault(worker_id, Worker(worker_id, node)))
+        worker = self.workers.setdefault(worker_id, Worker(worker_id, node))
+        self.gangs.holds.adopt(worker)
+        self._settle(worker)
         return self._dispatch(now)
 
     def enrolled(self, worker_ids: list[int], circle: int, now: float) -> list[Action]:
@@ -126,8 +128,10 @@ class Scheduler:
                 tasks.append(task)
                 self.times.measure(task.function, seconds)
                 if task.gang is not None:
-                    worker.hand[task_id] = task  # until all its parts have ended
-                    return tasks, []
+                    if not task.gang.alone:
+                        worker.hand[task_id] = task  # until all its parts have ended
+                        return tasks, []
+                    self._free(self.gangs.holds.ended(worker_id))
                 worker.load -= task.expected
         if tasks:
             self._front_moved(worker, now)
@@ -145,6 +149,7 @@ class Scheduler:
         if (worker := self.workers.get(worker_id)) is None:
             return []
         self._take_back(worker, task_ids)
+        self._free(self.gangs.holds.ended(worker_id))
         self._settle(worker)
         return self._dispatch(now)
 
@@ -161,9 +166,7 @@ class Scheduler:
         if not self.gangs.released:
             return actions
         released, self.gangs.released = self.gangs.released, []
-        for worker in filter(None, map(self.workers.get, released)):
-            worker.hand.clear()
-            self._settle(worker)
+        self._free(released)
         return [*actions, *self._dispatch(now)]
 
     def leaving(self, worker_id: int) -> None:
@@ -179,8 +182,9 @@ class Scheduler:
         if (worker := self.workers.pop(worker_id, None)) is None:
             return []
         self._retire(worker)
-        tasks = list(worker.hand.values())
-        if tasks and tasks[0].gang is not None:
+        tasks = self.gangs.holds.left(worker_id, list(worker.hand.values()))
+        self._free(self.gangs.holds.ended(worker_id))
+        if tasks and tasks[0].gang is not None and not tasks[0].gang.alone:
             return self.released(self.gangs.part_ended(tasks[0], worker_id, "died", now), now)
         for task in tasks:
             task.deaths += blame
@@ -263,18 +267,17 @@ class Scheduler:
             chosen = gangs.choose(self._idle, self.workers, queue[0] if queue else None, self.times.of, now)
             if chosen is None:
                 break
-            if isinstance(chosen, Task):
+            if isinstance(chosen, Worker):
                 assert queue is not None
-                _, worker = self._idle.popitem()
-                worker.idle = False
-                actions.append(Send(worker.id, self._fill(worker, queue, 1, now)))
+                self._idle.pop(chosen.id).idle = False
+                actions.append(Send(chosen.id, self._fill(chosen, queue, 1, now)))
                 continue
             self.occupy(chosen, now)
             actions.append(chosen)
         if self._idle and not gangs:
             actions += self._dispatch(now)  # the single tasks that stood behind
 
-    def occupy(self, chosen: Assemble | Enrol | Replace, now: float) -> None:
+    def occupy(self, chosen: Assemble | Hold | Enrol | Replace, now: float) -> None:
         """Take the workers that were chosen out of those that idle."""
         if isinstance(chosen, Replace):
             self._retire(self.workers[chosen.worker])
@@ -287,6 +290,8 @@ class Scheduler:
                 worker.enrolling = True
             else:
                 worker.hand[chosen.task.id], worker.load = chosen.task, inf
+        if isinstance(chosen, Hold) and chosen.task.timeout is not None:
+            self._deadlines.set(self.workers[chosen.workers[0]], now + chosen.task.timeout)
 
     def _fill(self, worker: Worker, queue: deque[Task], share: int, now: float) -> list[Task]:
         """Move tasks from the queue into the worker's hand: its share, if it may hold as many."""
@@ -337,17 +342,10 @@ class Scheduler:
         count, load = len(worker.hand), worker.load
         among = None if count < 2 or worker.recalled else self._heavy if load > AHEAD else self._laden
         if worker.among is not among:
-            self._belongs(worker, among)
+            worker.stand(among)
         self._roomy.pop(worker.id, None)
         if not worker.closed and ((load <= AHEAD / 2 and count <= MOST_IN_HAND // 2) or (count == 1 and load <= NEXT)):
             self._roomy[worker.id] = worker  # as the last: they take turns
-
-    def _belongs(self, worker: Worker, among: OrderedDict[int, Worker] | None) -> None:
-        if worker.among is not None:
-            del worker.among[worker.id]
-        if among is not None:
-            among[worker.id] = worker
-        worker.among = among
 
     def _take_back(self, worker: Worker, task_ids: list[int]) -> list[Task]:
         """Take these tasks out of the worker's hand, where they still are in it."""
@@ -375,6 +373,12 @@ class Scheduler:
             worker.load, worker.recalled, worker.closed, worker.idle = 0.0, False, False, True
             self._idle[worker.id] = worker
 
+    def _free(self, worker_ids: list[int]) -> None:
+        """Their task, which others ran too or instead, has ended."""
+        for worker in filter(None, map(self.workers.get, worker_ids)):
+            worker.hand.clear()
+            self._settle(worker)
+
     def _retire(self, worker: Worker) -> None:
         """Let nothing more go there, and ask nothing of it."""
         self._forget(worker)
@@ -386,7 +390,7 @@ class Scheduler:
         self._roomy.pop(worker.id, None)
         self._errands.discard(worker.id)
         if worker.among is not None:
-            self._belongs(worker, None)
+            worker.stand(None)
 
     def _requeue(self, tasks: list[Task]) -> None:
         for task in reversed(tasks):
