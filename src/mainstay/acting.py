@@ -1,6 +1,6 @@
 """What the scheduler orders, carried out: tasks become frames for workers, gangs frames for several at once.
 
-Send ─▶ DEFINE, CALL ─▶ worker          Assemble ─▶ GANG with its part ─▶ each member
+Send, Hold ─▶ CALL ─▶ worker            Assemble ─▶ GANG with its part ─▶ each member
 Recall, Kill, Replace ─▶ agent          Disband ◀── results by rank, or the first failure
 """
 
@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 from mainstay import outcomes
 from mainstay.communicators import Communicators
 from mainstay.node.gang import Part
-from mainstay.orders import Action, Assemble, Disband, Enrol, GiveUp, Kill, Leave, Recall, Replace, Send, Task
+from mainstay.orders import Action, Assemble, Disband, Enrol, GiveUp, Hold, Kill, Leave, Recall, Replace, Send, Task
 from mainstay.outcomes import End, KeepsNothing, Outcome
 from mainstay.peers import WorkerState
 from mainstay.roster import Roster
@@ -73,6 +73,8 @@ class Acting:
         for action in actions:
             if isinstance(action, Send):
                 actions += self._send(action)
+            elif isinstance(action, Hold):
+                actions += self._send(Send(action.workers[0], [action.task]))
             elif isinstance(action, Recall):
                 roster.tell(action.worker, Kind.RECALL)
             elif isinstance(action, Kill):
@@ -126,7 +128,10 @@ class Acting:
         if part is not None:
             kind, buffers = Kind.GANG, [memoryview(part), *buffers]
         attempt = min(task.attempt, 255)
-        return pieces + encode(kind, body, buffers, number=task.function, task=task.id, attempt=attempt)
+        call = encode(kind, body, buffers, number=task.function, task=task.id, attempt=attempt)
+        if task.pinned:
+            call = [*encode(Kind.PIN, pickle.dumps(task.pinned)), *call, *encode(Kind.UNPIN)]
+        return pieces + call
 
     def overran(self, task: Task) -> list[Action]:
         """A task has run out of time."""
@@ -148,7 +153,7 @@ class Acting:
     def _assemble(self, action: Assemble) -> list[Action]:
         scheduler, task = self._pool.scheduler, action.task
         if not self._begins(task):
-            scheduler.gangs.unassembled(task)
+            scheduler.gangs.parts.unassembled(task)
             return scheduler.released([], now())
         assert task.gang is not None
         gang = self._gangs[task.id] = Gang(task, [self._pool.roster.workers[number] for number in action.workers])
@@ -169,7 +174,7 @@ class Acting:
             gang.frames[worker.number] = frame
             how = "raised" if frame.kind == Kind.ERROR else "returned"
             scheduler = self._pool.scheduler
-            self.act(scheduler.released(scheduler.gangs.part_ended(task, worker.number, how, now()), now()))
+            self.act(scheduler.released(scheduler.gangs.parts.ended(task, worker.number, how, now()), now()))
 
     def fell(self, worker: WorkerState, end: End) -> None:
         """A worker has ended; if it was in a gang, that will want to know how."""

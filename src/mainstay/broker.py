@@ -24,6 +24,7 @@ from mainstay.acting import Acting
 from mainstay.door import Door
 from mainstay.enrolment import Enrolments
 from mainstay.errors import AllocationEnding, PoolBroken
+from mainstay.hearing import Hearing
 from mainstay.interrupts import GuardedLock
 from mainstay.launch import Invitation, Launcher
 from mainstay.launches import Launches, Log
@@ -35,10 +36,10 @@ from mainstay.reactor import NAP, Reactor, nothing
 from mainstay.resizing import Resizing
 from mainstay.roster import Roster
 from mainstay.scheduler import Scheduler
+from mainstay.timeline import Span
 from mainstay.wire import address, auth
-from mainstay.wire.frames import Frame, Kind
+from mainstay.wire.frames import Frame
 from mainstay.wire.functions import Function
-from mainstay.wire.payload import load
 
 BURST = 16  # submits in one go, after which the submitting thread serves the sockets itself
 LAST_WORDS = 2.0  # seconds for what workers printed last
@@ -65,6 +66,7 @@ class Broker:
         self.keeper = outcomes.KeepsNothing()  # where there is a journal, another is set before the start
         self.on_shut: list[Callable[[], object]] = []
         self.tasks: dict[int, Task] = {}
+        self.timeline: list[Span] = []
         self.done = 0  # calls that ended by themselves
         self.functions: dict[int, Function] = {}
         self._outcomes: list[Outcome] = []
@@ -91,6 +93,7 @@ class Broker:
         self.resizing = Resizing(self, self._reactor.call_soon, self._later, log)
         self._acting = Acting(self, self.enrolments.begin)
         self.act = self._acting.act
+        self._hearing = Hearing(self, self._acting, self.enrolments)
         self.timed: list[Timed] = [self.door, self.roster, self.launches, self.muster]
         self.timed += [self.enrolments, self.resizing]
         self._thread = threading.Thread(target=self._run, name="mainstay-broker", daemon=True)
@@ -326,6 +329,7 @@ class Broker:
 
     def headcount_changed(self) -> None:
         self.scheduler.gangs.kept = self.roster.kept()
+        self.scheduler.gangs.holds.cores = self.roster.cores
         self.muster.look()
         self.resizing.growing.look()
 
@@ -336,34 +340,7 @@ class Broker:
         self.resizing.growing.replaced(old, new)
 
     def worker_spoke(self, worker: WorkerState, frames: list[Frame]) -> None:
-        done = [frame for frame in frames if frame.kind == Kind.RESULT or frame.kind == Kind.ERROR]
-        if len(done) != len(frames):
-            self.keeper.hear(self.tasks, frames, f"{worker.host}/{worker.number}")
-        if done:
-            self.launches.bears()
-            times = [(frame.task, frame.number / 1e6) for frame in done]
-            tasks, actions = self.scheduler.finished(worker.number, times, now())
-            if actions:
-                self.act(actions)
-            frame_of = {frame.task: frame for frame in done} if len(tasks) != len(done) else None
-            for i, task in enumerate(tasks):
-                self._finish(task, frame_of[task.id] if frame_of else done[i], worker)
-        if len(done) != len(frames):
-            for frame in frames:
-                if frame.kind == Kind.RETURNED:
-                    self.act(self.scheduler.returned(worker.number, load(frame.body), now()))
-                elif frame.kind == Kind.ENROLLED:
-                    self.enrolments.answered(worker, frame)
-                elif frame.kind == Kind.IMPORTED:
-                    self.roster.preloading.seen(load(frame.body))
-
-    def _finish(self, task: Task, frame: Frame, worker: WorkerState) -> None:
-        if task.gang is not None:
-            self._acting.part_ended(task, frame, worker)
-        elif frame.kind == Kind.ERROR and task.retries > 0 and task.id in self.tasks:
-            self.act(self.scheduler.retry(task, now()))
-        else:
-            self.ended(task, Outcome(task.future, frame, None, worker.host, worker.number), frame.number / 1e6)
+        self._hearing.spoke(worker, frames)
 
     def resolve(self, task: Task, error: BaseException) -> None:
         self.ended(task, Outcome(task.future, error=error), 0.0)

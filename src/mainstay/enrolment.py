@@ -333,18 +333,15 @@ class Enrolments:
     def _give_up_too_large(self, time_now: float) -> None:
         """Nodes were lost, and have had their time to come back: what wants more workers than are left, has no hope."""
         gangs = self._pool.scheduler.gangs
-        most = max(sum(gangs.kept.values()), gangs.ceiling)
-        short = [task for task in gangs.heads() if task.gang is not None and task.gang.least > most] if most else []
+        short = {task: why for task in gangs.heads() if (why := gangs.shortage(task))} if gangs.kept else {}
         if not short:
             self._short_since = None
         elif self._short_since is None:
             self._short_since = time_now
         elif self._short_since + self._patience <= time_now:
-            for task in short:
-                assert task.gang is not None
+            for task, why in short.items():
                 gangs.remove(task)
-                told = f"it wants {task.gang.least} workers at least; the pool has lost some, and has {most} now"
-                self._pool.resolve(task, GangError(f"the gang cannot run: {told}"))
+                self._pool.resolve(task, GangError(why))
 
     def close(self) -> None:
         """The agents have ended, and the slots with them."""

@@ -22,6 +22,8 @@ from mainstay.marks import mark
 from mainstay.options import Options
 from mainstay.orders import Task
 from mainstay.report import Description, WorkerInfo
+from mainstay.timeline import Span
+from mainstay.wanted import wanted
 from mainstay.wire.functions import Function, FunctionTable
 from mainstay.wire.payload import dump
 
@@ -66,6 +68,7 @@ class Executor(Calls):
         stage: a file made by `mainstay stage`, "auto", or a `Stage`: each node reads that one
             file and runs workers from its own copy, in a directory and with a HOME of the node; None: workers run from
             the environment that runs this program.
+        timeline: whether workers report when each task began and ended (see `timeline`), some 0.3 kB of memory a task.
         log: called with each line that tells of launches; None: the logger "mainstay" (its start at INFO,
             what went wrong at WARNING).
 
@@ -94,6 +97,7 @@ class Executor(Calls):
         requeue: bool = False,
         scratch: str | os.PathLike[str] | None = None,
         stage: str | os.PathLike[str] | Stage | None = None,
+        timeline: bool = False,
         log: Callable[[str], object] | None = None,
     ) -> None:
         settings.check_workers(max_workers, initializer)
@@ -102,7 +106,7 @@ class Executor(Calls):
         settings.check_scratch(scratch)
         launchers = chain(launcher)
         if any(candidate.name == "world" for candidate in launchers):
-            _serve_in_world(start_timeout)
+            world.serve(start_timeout)
         given = {"retries": retries, "worker_retries": worker_retries, "retry_failed": retry_failed}
         self._options = Options().changed(given)
         self._max_workers = max_workers or len(os.sched_getaffinity(0))
@@ -111,7 +115,7 @@ class Executor(Calls):
         self._paces: dict[int, mapping.Pace] = {}
         self._closed = False
         own = () if journal is None else (WITNESS,)
-        setup = settings.setup(own, preload, stagger, initializer, initargs, scratch, node_timeout, mpi)
+        setup = settings.setup(own, preload, stagger, initializer, initargs, scratch, node_timeout, mpi, timeline)
         interrupts.install()
         say = settings.logger(log)
         staged = prepare_stage(stage, setup, say)
@@ -224,7 +228,7 @@ class Executor(Calls):
             options.retries,
             options.worker_retries,
             brings=bool(options.stage_out),
-            gang=None if options.ranks is None else self._broker.enrolments.checked(options.ranks, options.gather),
+            gang=wanted(options, self._broker.enrolments, self._broker.roster),
         )
 
     def _map(
@@ -253,7 +257,7 @@ class Executor(Calls):
         if buffersize is not None:
             items: Iterator[Any] = zip(*iterables, strict=False)
             return mapping.watched(mapping.buffered(submit, fn, items, buffersize, deadline), None, progress)
-        if options.timeout is not None or options.retries or options.stage_out:
+        if options.timeout is not None or options.retries or options.stage_out or options.is_alone:
             chunksize = chunksize or 1  # these hold for an item, not for a chunk
         function = self._functions.lookup(fn)  # what cannot be pickled is told now
         pace = self._paces.setdefault(function.number, mapping.Pace())
@@ -315,6 +319,11 @@ class Executor(Calls):
         with self._broker.lock:
             return self._broker.roster.infos(self._broker.scheduler.workers)
 
+    @property
+    def timeline(self) -> list[Span]:
+        """What ran when and where, as the workers report it, in the order in which it ended; see `Span`."""
+        return list(self._broker.timeline)
+
     def describe(self) -> Description:
         """Return which launcher was chosen, why not those before it, and how many workers stand where."""
         with self._broker.lock:
@@ -330,11 +339,3 @@ class Executor(Calls):
         if n is not None and not 0 < n <= (most or n):
             raise ValueError(f"n must be from 1 to max_workers={most}; given: {n}")
         return self._broker.muster.wait_ready(n, timeout)
-
-
-def _serve_in_world(limit: float) -> None:
-    """On the ranks of a world other than 0: wait for rank 0's program to end, and exit."""
-    here = world.place()
-    if here is not None and here.rank > 0:
-        world.attend(here, limit)
-        world.leave()

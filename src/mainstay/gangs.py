@@ -1,10 +1,10 @@
-"""Gangs: tasks that want several workers at once. Which goes when, onto which workers, and how it ends. Pure.
+"""Gangs: tasks that want several workers at once. Which goes when, and onto which workers. Pure.
 
-    add ─▶ waiting ─▶ choose ─▶ running ─▶ Disband, or waiting again
+    add ─▶ waiting ─▶ choose ─▶ parts that run (see `parts`), or one that keeps others quiet (see `holds`)
                         │
                         └─▶ Enrol: the workers that it would take have no MPI ranks yet
 
-An essay in three rules.
+An essay in two rules; of how a gang ends, `parts` tells.
 
 *Who goes first.* Gangs and single tasks have one order: the higher priority, then the earlier submit. Single tasks that
 stand before the first gang go as if there were none. When the first gang does not find its workers idle, later tasks
@@ -13,18 +13,14 @@ turns of each worker. From then on the gang has a reservation (backfill, as batc
 worker is kept for it, and a later task gets it only if it is expected to end before the gang could begin, or takes a
 worker that the gang will not need. So neither starves: a gang waits for some `ROUNDS` tasks' time and for what was
 running, and a single task waits for the gangs before it. A gang that the pool's workers cannot form holds nobody up.
+Neither does one for workers that a task does not take: of several gangs, each for a node of its own, each is the first
+on its node.
 
 *Who can go together.* Ranks of one namespace (one launch of MPI ranks); where MPI can join namespaces, those of all.
 A worker has no rank until a gang would first take it: all that idle then enrol together. A worker that has died leaves
 its namespace smaller for good; the one in its place enrols in another. Where that cannot be joined, and no namespace
 can hold the first gang, but all workers together could, those with ranks are replaced, each when it idles, and enrol
 anew with the others.
-
-*How it ends.* A gang has ended when all its parts have, and its workers are its own until then: so they are free at
-once and go to a gang as wide, not one by one to single tasks. When one part has failed, by an exception or with its
-worker, the others have `GRACE` seconds to fail or end too; those that have not are blocked in a message that will not
-come, and their workers are replaced. What joined several namespaces is not to be trusted after that: then the others'
-workers are replaced too. A gang that lost a worker waits again, up to its `worker_retries`.
 """
 
 from __future__ import annotations
@@ -35,25 +31,24 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import inf
 
-from mainstay.orders import Action, Assemble, Disband, Enrol, Ranks, Replace, Task, Worker
+from mainstay.holds import Holds
+from mainstay.orders import Assemble, Enrol, Hold, Ranks, Replace, Task, Worker
+from mainstay.parts import Parts
 
 ROUNDS = 8  # turns of each worker of the pool that may go to later tasks while the first gang waits
-GRACE = 0.5  # seconds in which the other parts of a gang that has failed may end by themselves
 Mean = Callable[[Task], float]  # the mean run time of a task's function (s), 0 if it was never measured
 
 
 @dataclass(eq=False, slots=True)
-class Running:
-    """A gang under way: its workers in the order of its ranks, and those whose parts have not ended."""
+class Reservation:
+    """A gang that waits, the workers that it could have, and when (see `Gangs._window`)."""
 
     task: Task
-    workers: list[int]
-    busy: set[int]
-    deadline: float
-    is_joint: bool  # it is of several namespaces
-    failed: int | None = None
-    how: str = "returned"
-    is_broken: bool = False  # a part was ended in its middle
+    workers: set[int]
+    window: tuple[float, int] | None = None
+
+    def is_delayed_by(self, task: Task, members: list[Worker]) -> bool:
+        return order(self.task) < order(task) and any(worker.id in self.workers for worker in members)
 
 
 def order(task: Task) -> tuple[int, int]:
@@ -62,18 +57,16 @@ def order(task: Task) -> tuple[int, int]:
 
 
 class Gangs:
-    """The gangs that wait and those that run. Knows no clock, and no more of workers than it is given."""
+    """The gangs that wait; those that run are in `parts` and `holds`. Knows no more of workers than it is given."""
 
     def __init__(self) -> None:
         self._waiting: dict[Ranks, list[Task]] = {}  # those of a kind in their order; kinds fit or do not fit as one
         self._first: Task | None = None
-        self._running: dict[int, Running] = {}
-        self._timed: dict[int, Running] = {}  # those that have a deadline
-        self.released: list[int] = []  # workers of gangs that have ended; whoever takes them empties this
         self.kept: dict[str, int] = {}  # workers that the pool keeps on each node, those that are starting too
         self.ceiling = 0  # workers up to which the pool grows by itself
         self.may_enrol = False  # not before the pool stands: a namespace does not grow
         self.joins = False  # whether MPI can join namespaces, as those that stand have told
+        self.parts, self.holds = Parts(self.add), Holds()
 
     # -- waiting
 
@@ -114,8 +107,8 @@ class Gangs:
 
     def choose(
         self, idle: dict[int, Worker], workers: dict[int, Worker], single: Task | None, mean: Mean, now: float
-    ) -> Assemble | Enrol | Replace | Task | None:
-        """Return what is to be done next with the workers that idle; `single` itself: let it have one of them.
+    ) -> Assemble | Enrol | Replace | Hold | Worker | None:
+        """Return what is to be done next with the workers that idle; one of these: let `single` have it.
 
         `single` is the first task that wants one worker; those before the first gang have gone already.
         """
@@ -123,63 +116,67 @@ class Gangs:
         if stale is not None:
             return Replace(stale)
         living = [worker for worker in workers.values() if not worker.dying]
-        possible = [task for task in self.heads() if self._is_possible(task, living)]
+        possible = sorted((task for task in self.heads() if self._is_possible(task, living)), key=order)
         if not possible:
-            return single
-        head = min(possible, key=order)
+            return next(reversed(idle.values())) if single else None
+        head = possible[0]
         wanted = self._place(head, idle.values(), living) or []
-        if not all(worker.namespace for worker in wanted) and self._may_enrol_now(living):
+        if not _is_alone(head) and not all(worker.namespace for worker in wanted) and self._may_enrol_now(living):
             return Enrol([worker.id for worker in idle.values() if not worker.namespace])
-        ranked = [worker for worker in idle.values() if worker.namespace]
-        members = self._place(head, ranked, living)
+        members = self._place(head, _usable(head, idle), living)
         if members:
             return self._begin(head, members, now)
         if not wanted and self._renew(head, living):
             return self.choose(idle, workers, single, mean, now)
-        later = [task for task in possible if task is not head]
-        return self._overtake(head, later, ranked, living, single, mean, now)
+        return self._overtake(possible, idle, living, single, mean, now)
 
     def _may_enrol_now(self, living: list[Worker]) -> bool:
         """Whether those who idle may enrol; where namespaces cannot be joined, others may be about to join this one."""
         return self.may_enrol and (self.joins or not any(worker.enrolling for worker in living))
 
-    def _begin(self, task: Task, members: list[Worker], now: float) -> Assemble:
+    def _begin(self, task: Task, members: list[Worker], now: float) -> Assemble | Hold:
         self.remove(task)
-        ids = [worker.id for worker in members]
-        deadline = inf if task.timeout is None else now + task.timeout
-        is_joint = len({worker.namespace for worker in members}) > 1
-        running = self._running[task.id] = Running(task, ids, set(ids), deadline, is_joint)
-        if deadline < inf:
-            self._timed[task.id] = running
-        return Assemble(task, ids)
+        return self.holds.begin(task, members) if _is_alone(task) else self.parts.begin(task, members, now)
 
     def _overtake(
         self,
-        head: Task,
-        later: list[Task],
-        ranked: list[Worker],
+        waiting: list[Task],
+        idle: dict[int, Worker],
         living: list[Worker],
         single: Task | None,
         mean: Mean,
         now: float,
-    ) -> Assemble | Task | None:
-        """Return the widest of the later tasks that may have idle workers before the first gang gets them.
+    ) -> Assemble | Hold | Worker | None:
+        """Have the widest of the later tasks begin that may have idle workers before the gangs that want these.
 
-        Of the idle workers only those with ranks are given: for a later task nobody enrols.
+        Of the idle workers only those with ranks are given to gangs: for a later task nobody enrols.
         """
-        placed = [(members, task) for task in later if (members := self._place(task, ranked, living))]
-        placed.sort(key=lambda one: (-len(one[0]), order(one[1])))
-        window: tuple[float, int] | None = None
-        for members, task in [*placed, *([([], single)] if single else [])]:
-            count = len(members) or 1
-            if head.overtaken + count <= ROUNDS * len(living):
-                head.overtaken += count
-            else:
-                window = window or self._window(head, living, mean)
-                if not (now + (mean(task) or task.timeout or inf) <= window[0] or count <= window[1]):
-                    continue
-            return self._begin(task, members, now) if members else task
-        return None
+        reservations = [Reservation(task, {worker.id for worker in self._eligible(task, living)}) for task in waiting]
+
+        def may_have(task: Task, members: list[Worker]) -> bool:
+            first = next((one for one in reservations if one.is_delayed_by(task, members)), None)
+            return first is None or self._lets_pass(first, task, len(members), living, mean, now)
+
+        placed = [
+            (members, task) for task in waiting[1:] if (members := self._place(task, _usable(task, idle), living))
+        ]
+        for members, task in sorted(placed, key=lambda one: (-len(one[0]), order(one[1]))):
+            if may_have(task, members):
+                return self._begin(task, members, now)
+        if single is None:
+            return None
+        return next((worker for worker in reversed(idle.values()) if may_have(single, [worker])), None)
+
+    def _lets_pass(
+        self, first: Reservation, task: Task, count: int, living: list[Worker], mean: Mean, now: float
+    ) -> bool:
+        """Whether a later task may go before this gang, and take so many workers that it could have."""
+        gang = first.task
+        if gang.overtaken + count <= ROUNDS * len(first.workers):
+            gang.overtaken += count
+            return True
+        first.window = first.window or self._window(gang, living, mean)
+        return now + (mean(task) or task.timeout or inf) <= first.window[0] or count <= first.window[1]
 
     # -- who can form a gang
 
@@ -193,13 +190,17 @@ class Gangs:
                 best = group
         if best is None:
             return None
-        most = len(best) if task.gang.scope != "pool" else task.gang.most
+        most = len(best) if task.gang.scope in ("node", "all") else task.gang.most
+        if task.gang.scope == "cores":
+            most = self._least(task.gang, best[0], living)
         return sorted(best, key=_closeness(best))[:most]
 
     def _least(self, gang: Ranks, one: Worker, living: list[Worker]) -> int:
         """Return how many workers a gang must have if this one is among them."""
         if gang.scope == "pool":
             return gang.least
+        if gang.alone:
+            return self.holds.least(gang, one.node, self.kept.get(one.node, 1))
         if gang.on is not None:
             alike = [worker for worker in living if gang.scope == "all" or worker.node == one.node]
             return sum(worker.id in gang.on for worker in alike)
@@ -209,15 +210,28 @@ class Gangs:
         """Whether the workers that stand or start could form this gang, were they all idle and of one namespace."""
         gang = task.gang
         assert gang is not None
-        eligible = [worker for worker in living if _may_have(gang, worker)]
+        eligible = self._eligible(task, living)
+        if gang.alone:
+            return bool(eligible)
         starting = max(0, sum(self.kept.values()) - len(living)) if gang.on is None else 0
         return bool(eligible) and len(eligible) + starting >= self._least(gang, eligible[0], living)
+
+    def _eligible(self, task: Task, living: list[Worker]) -> list[Worker]:
+        """Return the workers that this gang could have, sooner or later."""
+        gang = task.gang
+        assert gang is not None
+        mine = [worker for worker in living if _may_have(gang, worker)]
+        if gang.alone:
+            return [one for one in mine if self._least(gang, one, living) <= self.kept.get(one.node, 1)]
+        return mine
 
     def _renew(self, task: Task, living: list[Worker]) -> bool:
         """Have the workers with ranks replaced, if no namespace can hold this gang; say whether one of them idles."""
         gang = task.gang
         assert gang is not None
-        if self.joins or any(len(group) >= self._least(gang, group[0], living) for group in self._groups(gang, living)):
+        if gang.alone or self.joins:
+            return False
+        if any(len(group) >= self._least(gang, group[0], living) for group in self._groups(gang, living)):
             return False
         old = [worker for worker in living if worker.namespace and _may_have(gang, worker)]
         for worker in old:
@@ -227,11 +241,21 @@ class Gangs:
     def _groups(self, gang: Ranks, workers: Iterable[Worker]) -> Iterable[list[Worker]]:
         """Return those of the workers that can form this gang, by who can go with whom."""
         groups: dict[tuple[str, str], list[Worker]] = {}
+        of_one_node = gang.scope in ("node", "cores")
         for worker in workers:
             if _may_have(gang, worker) and not worker.stale:
-                key = "" if self.joins else worker.namespace, worker.node if gang.scope == "node" else ""
+                key = "" if self.joins or gang.alone else worker.namespace, worker.node if of_one_node else ""
                 groups.setdefault(key, []).append(worker)
         return groups.values()
+
+    def shortage(self, task: Task) -> str:
+        """Return why the pool as it is kept now can never run this gang; empty: it can."""
+        assert task.gang is not None
+        if task.gang.alone:
+            return self.holds.shortage(task.gang, self.kept)
+        least, most = task.gang.least, max(sum(self.kept.values()), self.ceiling)
+        told = f"it wants {least} workers at least; the pool has lost some, and has {most} now"
+        return f"the gang cannot run: {told}" if least > most else ""
 
     # -- when
 
@@ -247,54 +271,6 @@ class Gangs:
                     begins = free[least - 1]
                     spare = bisect_right(free, begins) - least
         return begins, spare
-
-    # -- running
-
-    def part_ended(self, task: Task, worker: int, how: str, now: float) -> list[Action]:
-        """A member's part has "returned", "raised", "died", or "left": its worker was taken away."""
-        running = self._running.get(task.id)
-        if running is None or worker not in running.busy:
-            return []
-        running.busy.discard(worker)
-        running.is_broken |= how == "died"
-        if how != "returned" and running.failed is None:
-            running.failed, running.how = worker, how
-            running.deadline = min(running.deadline, now + GRACE)
-            self._timed[task.id] = running
-        return [] if running.busy else self._disband(running)
-
-    def unassembled(self, task: Task) -> None:
-        """A gang had been cancelled and was not sent."""
-        self._timed.pop(task.id, None)
-        self.released += self._running.pop(task.id).workers
-
-    def next_deadline(self) -> float:
-        return min(running.deadline for running in self._timed.values()) if self._timed else inf
-
-    def overdue(self, now: float) -> list[Action]:
-        """Return what is to be done about gangs whose time is over: their blocked workers are replaced."""
-        actions: list[Action] = []
-        for running in [running for running in self._timed.values() if running.deadline <= now]:
-            if running.failed is None:
-                running.how = "overran"
-            running.is_broken = True
-            actions += self._disband(running)
-        return actions
-
-    def _disband(self, running: Running) -> list[Action]:
-        task = running.task
-        spoilt = running.workers if running.is_joint and running.is_broken else running.busy
-        actions: list[Action] = [Replace(worker) for worker in running.workers if worker in spoilt]
-        self.released += running.workers
-        del self._running[task.id]
-        self._timed.pop(task.id, None)
-        if running.how in ("died", "left"):
-            task.deaths += running.how == "died"
-            if task.deaths <= task.worker_retries:
-                task.attempt += 1
-                self.add(task)
-                return actions
-        return [*actions, Disband(task, running.failed, running.how)]
 
 
 def _fitness(group: list[Worker]) -> tuple[bool, int]:
@@ -317,7 +293,16 @@ def _closeness(group: list[Worker]) -> Callable[[Worker], tuple[object, ...]]:
 
 
 def _may_have(gang: Ranks, worker: Worker) -> bool:
-    return gang.on is None or worker.id in gang.on
+    return (gang.on is None or worker.id in gang.on) and (gang.nodes is None or worker.node in gang.nodes)
+
+
+def _is_alone(task: Task) -> bool:
+    return task.gang is not None and task.gang.alone
+
+
+def _usable(task: Task, idle: dict[int, Worker]) -> list[Worker]:
+    """Return the idle workers that a task can have as they are: the parts of a gang want MPI ranks."""
+    return [worker for worker in idle.values() if worker.namespace or _is_alone(task)]
 
 
 def _free_at(worker: Worker, mean: Mean) -> float:

@@ -27,6 +27,12 @@ class Options:
     ranks: None: the call runs on one worker; a number (int >= 1) or (least, most): it is a gang, and runs on as many
         workers at once, as ranks of one MPI communicator (see `mainstay.comm`); "node": on all workers of one node;
         "all": on all workers.
+    exclusive: whether nothing else of this pool runs on the task's node meanwhile.
+    cores: None, or how many cores (int >= 1) of its node are the task's: it is pinned to these (affinity,
+        OMP_NUM_THREADS and OMP_PLACES), and as many workers as stand for them run nothing else meanwhile. On a node
+        with c cores and w workers each worker stands for c / w cores.
+    nodes: for tasks that are exclusive or have cores: the names of the hosts (str, or several) that they may run on;
+        None: any.
     gather: what a gang's result is: "all" (the list of its ranks' results) or "root" (that of rank 0).
     stage_in: paths of files and directories, as the client sees them, that are on the node's own disk before the task
         begins (see `mainstay.staged`).
@@ -43,6 +49,9 @@ class Options:
     key: str | Callable[..., str] | None = None
     retry_failed: bool = True
     ranks: int | tuple[int, int] | str | None = None
+    exclusive: bool = False
+    cores: int | None = None
+    nodes: str | Sequence[str] | None = None
     gather: str = "all"
     stage_in: Sequence[str | os.PathLike[str]] = ()
     stage_out: Mapping[str, str | os.PathLike[str]] | None = None
@@ -76,7 +85,8 @@ class Options:
         if not isinstance(self.label, str):
             raise ValueError(f"label must be a str; given: {self.label!r}")
         self._check_ranks()
-        for name in ("journal", "retry_failed"):
+        self._check_alone()
+        for name in ("journal", "retry_failed", "exclusive"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be True or False; given: {getattr(self, name)!r}")
         staging.check_in(self.stage_in)
@@ -96,6 +106,22 @@ class Options:
             raise ValueError(f"gather must be 'all' or 'root'; given: {self.gather!r}")
         if given is not None and self.stage_out:
             raise ValueError("stage_out is for calls on one worker; let the ranks of a gang write where they all can")
+
+    def _check_alone(self) -> None:
+        if not (self.cores is None or _is_count(self.cores)):
+            raise ValueError(f"cores must be None or an int >= 1; given: {self.cores!r}")
+        names = [self.nodes] if isinstance(self.nodes, str) else self.nodes
+        if names is not None and not (names and all(isinstance(name, str) and name for name in names)):
+            raise ValueError(f"nodes must be None, the name of a host or several; given: {self.nodes!r}")
+        if names is not None and not self.is_alone:
+            raise ValueError("nodes= is for tasks with exclusive=True or cores=; add cores=1")
+        if self.is_alone and self.ranks is not None:
+            raise ValueError("exclusive= and cores= are for calls on one worker; ranks='node' takes a node as a whole")
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether the call wants a node, or cores of it, for itself."""
+        return self.exclusive or self.cores is not None
 
 
 def _is_count(value: object) -> bool:

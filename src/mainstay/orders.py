@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 class Ranks:
     """How many workers a gang is to have, at least and at most, and which may be taken.
 
-    `scope` is "pool", or what a gang takes as a whole: "node" (all workers of one node) or "all" (of the pool).
+    `scope` is "pool", or what a gang takes as a whole: "node" (all workers of one node), "all" (of the pool) or "cores"
+    (as many of one node as stand for its `cores`).
     """
 
     least: int = 1
@@ -21,6 +22,9 @@ class Ranks:
     scope: str = "pool"
     on: Container[int] | None = None  # numbers of workers; None: any
     root_only: bool = False  # whether only rank 0's result is wanted
+    nodes: frozenset[str] | None = None  # whose workers may be taken; None: any
+    alone: bool = False  # one of the workers runs the task, and the others keep quiet meanwhile; see `holds`
+    cores: int = 0  # of its node that one who is alone is pinned to; 0: it is not pinned
 
 
 @dataclass(eq=False, slots=True)
@@ -45,6 +49,7 @@ class Task:
     gang: Ranks | None = None  # None: it runs on a single worker
     overtaken: int = 0  # workers that have gone to later tasks while this gang was the first
     begun: bool = False  # it was sent once, so its future runs and can no longer be cancelled
+    pinned: tuple[int, ...] = ()  # the places, among its node's cores, of those that it runs on; empty: on any
 
 
 @dataclass(eq=False, slots=True)
@@ -108,6 +113,13 @@ class Assemble(NamedTuple):
     workers: list[int]
 
 
+class Hold(NamedTuple):
+    """Send this task to the first of these workers of one node, and nothing to the others until it has ended."""
+
+    task: Task
+    workers: list[int]
+
+
 class Enrol(NamedTuple):
     """Make these workers ranks of one namespace; `enrolled` tells how that went."""
 
@@ -128,4 +140,4 @@ class Disband(NamedTuple):
     how: str  # "returned", "raised", "died" or "overran"
 
 
-Action = Send | Recall | Kill | Leave | GiveUp | Assemble | Enrol | Replace | Disband
+Action = Send | Recall | Kill | Leave | GiveUp | Assemble | Hold | Enrol | Replace | Disband

@@ -36,7 +36,7 @@ from math import inf
 
 from mainstay.gangs import Gangs
 from mainstay.hands import AHEAD, MOST_IN_HAND, NEXT, OVERDUE, STALLED, Hands
-from mainstay.orders import Action, Assemble, Enrol, GiveUp, Kill, Leave, Recall, Replace, Send, Task, Worker
+from mainstay.orders import Action, Assemble, Enrol, GiveUp, Hold, Kill, Leave, Recall, Replace, Send, Task, Worker
 from mainstay.queues import Deadlines, Queues
 from mainstay.runtimes import RunTimes
 
@@ -80,7 +80,7 @@ class Scheduler:
 
     def next_tick(self) -> float | None:
         """Return when `tick` should be called next; None: not before another event."""
-        soonest = min(self._hands.next_stall(), self._deadlines.next(), self.gangs.next_deadline())
+        soonest = min(self._hands.next_stall(), self._deadlines.next(), self.gangs.parts.next_deadline())
         return None if soonest == inf else soonest
 
     # -- events
@@ -98,14 +98,15 @@ class Scheduler:
         return self._dispatch(now) if self._roomy else []
 
     def joined(self, worker_id: int, now: float, node: str = "") -> list[Action]:
-        self._settle(self.workers.setdefault(worker_id, Worker(worker_id, node, since=now)))
+        worker = self.workers.setdefault(worker_id, Worker(worker_id, node, since=now))
+        self.gangs.holds.adopt(worker)
+        self._settle(worker)
         return self._dispatch(now)
 
     def enrolled(self, worker_ids: list[int], namespace: str, now: float) -> list[Action]:
         """These workers are ranks of one namespace now; empty: that failed, and they are as they were.
 
-        From the first time on, workers may be chosen to enrol; before it more might come, and a namespace does not
-        grow.
+        From then on workers may be chosen to enrol; before, more might come, and a namespace does not grow.
         """
         self.gangs.may_enrol = True
         for worker_id in worker_ids:
@@ -124,8 +125,10 @@ class Scheduler:
                 tasks.append(task)
                 self.times.measure(task.function, seconds)
                 if task.gang is not None:
-                    worker.hand[task_id] = task  # until all its parts have ended
-                    return tasks, []
+                    if not task.gang.alone:
+                        worker.hand[task_id] = task  # until all its parts have ended
+                        return tasks, []
+                    self._free(self.gangs.holds.ended(worker_id))
                 worker.load -= task.expected
         if tasks:
             self._front_moved(worker, now)
@@ -143,6 +146,7 @@ class Scheduler:
         if (worker := self.workers.get(worker_id)) is None:
             return []
         self._take_back(worker, task_ids)
+        self._free(self.gangs.holds.ended(worker_id))
         self._settle(worker)
         return self._dispatch(now)
 
@@ -156,16 +160,14 @@ class Scheduler:
 
     def released(self, actions: list[Action], now: float) -> list[Action]:
         """Of what happened to `gangs` these actions follow; return them, and what the workers do that it freed."""
-        if not self.gangs.released:
+        if not self.gangs.parts.released:
             return actions
         actions = [one for one in actions if not isinstance(one, Replace) or one.worker in self.workers]
         for action in actions:
             if isinstance(action, Replace):
                 self._retire(self.workers[action.worker])
-        released, self.gangs.released = self.gangs.released, []
-        for worker in filter(None, map(self.workers.get, released)):
-            worker.hand.clear()
-            self._settle(worker)
+        released, self.gangs.parts.released = self.gangs.parts.released, []
+        self._free(released)
         return [*actions, *self._dispatch(now)]
 
     def retire(self, worker_ids: list[int], now: float) -> list[Action]:
@@ -194,9 +196,10 @@ class Scheduler:
         if (worker := self.workers.pop(worker_id, None)) is None:
             return []
         self._retire(worker)
-        tasks = list(worker.hand.values())
-        if tasks and tasks[0].gang is not None:
-            return self.released(self.gangs.part_ended(tasks[0], worker_id, "died" if blame else "left", now), now)
+        tasks = self.gangs.holds.left(worker_id, list(worker.hand.values()))
+        self._free(self.gangs.holds.ended(worker_id))
+        if tasks and tasks[0].gang is not None and not tasks[0].gang.alone:
+            return self.released(self.gangs.parts.ended(tasks[0], worker_id, "died" if blame else "left", now), now)
         for task in tasks:
             task.deaths += blame
             task.solo |= blame
@@ -212,7 +215,7 @@ class Scheduler:
         actions: list[Action] = []
         while (overdue := self._deadlines.pop(now)) is not None:
             actions.append(self._kill(overdue))
-        actions = self.released([*actions, *self.gangs.overdue(now)], now)
+        actions = self.released([*actions, *self.gangs.parts.overdue(now)], now)
         while (stalled := self._hands.stalled(now)) is not None:
             actions.append(self._recall(stalled))
         return actions
@@ -274,18 +277,17 @@ class Scheduler:
             chosen = gangs.choose(self._idle, self.workers, queue[0] if queue else None, self.times.of, now)
             if chosen is None:
                 break
-            if isinstance(chosen, Task):
+            if isinstance(chosen, Worker):
                 assert queue is not None
-                _, worker = self._idle.popitem()
-                worker.idle = False
-                actions.append(Send(worker.id, self._fill(worker, queue, 1, now)))
+                self._idle.pop(chosen.id).idle = False
+                actions.append(Send(chosen.id, self._fill(chosen, queue, 1, now)))
                 continue
             self.occupy(chosen, now)
             actions.append(chosen)
         if self._idle and not gangs:
             actions += self._dispatch(now)  # the single tasks that stood behind
 
-    def occupy(self, chosen: Assemble | Enrol | Replace, now: float) -> None:
+    def occupy(self, chosen: Assemble | Hold | Enrol | Replace, now: float) -> None:
         """Take the workers that were chosen out of those that idle."""
         if isinstance(chosen, Replace):
             self._retire(self.workers[chosen.worker])
@@ -298,6 +300,8 @@ class Scheduler:
                 worker.enrolling = True
             else:
                 worker.hand[chosen.task.id], worker.load = chosen.task, inf
+        if isinstance(chosen, Hold) and chosen.task.timeout is not None:
+            self._deadlines.set(self.workers[chosen.workers[0]], now + chosen.task.timeout)
 
     def _fill(self, worker: Worker, queue: deque[Task], share: int, now: float) -> list[Task]:
         """Move tasks from the queue into the worker's hand: its share, if it may hold as many."""
@@ -370,6 +374,12 @@ class Scheduler:
             self._forget(worker)
             worker.load, worker.recalled, worker.closed, worker.idle = 0.0, False, False, True
             self._idle[worker.id] = worker
+
+    def _free(self, worker_ids: list[int]) -> None:
+        """Their task, which others ran too or instead, has ended."""
+        for worker in filter(None, map(self.workers.get, worker_ids)):
+            worker.hand.clear()
+            self._settle(worker)
 
     def _retire(self, worker: Worker) -> None:
         """Let nothing more go there, and ask nothing of it."""

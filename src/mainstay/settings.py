@@ -58,6 +58,7 @@ def setup(
     scratch: str | os.PathLike[str] | None,
     node_timeout: float,
     mpi: bool | str,
+    timeline: bool,
 ) -> dict[str, Any]:
     """Return what each node is told, so that its workers look like this process.
 
@@ -74,6 +75,7 @@ def setup(
         "scratch": None if scratch is None else os.fspath(scratch),
         "node_timeout": node_timeout,
         "mpi": _checked_mpi(mpi),
+        "timeline": timeline,
     }
 
 

@@ -211,6 +211,14 @@ def _wait_at_gate(job: str) -> bool:
     return True
 
 
+def serve(limit: float) -> None:
+    """On the ranks of a world other than 0: wait for rank 0's program to end (see `attend`), and exit."""
+    here = place()
+    if here is not None and here.rank > 0:
+        attend(here, limit)
+        leave()
+
+
 def leave() -> None:
     """End this rank without a word, since its part is done: exit code 0."""
     if threading.current_thread() is threading.main_thread():

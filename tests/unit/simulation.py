@@ -10,7 +10,7 @@ import heapq
 import itertools
 from collections import Counter, deque
 
-from mainstay.orders import GiveUp, Kill, Recall, Send, Task
+from mainstay.orders import GiveUp, Hold, Kill, Recall, Send, Task
 from mainstay.scheduler import Scheduler
 
 LATENCY = 50e-6  # seconds that a message takes
@@ -36,6 +36,17 @@ def check(scheduler: Scheduler) -> None:
     if scheduler._idle and not scheduler.gangs:
         assert scheduler.queued == 0, "someone idles while tasks wait"
         assert not scheduler._hands.heavy or scheduler._errands, "someone idles while another holds long tasks ahead"
+
+
+def check_quiet(running: list[tuple[Task, str]]) -> None:
+    """Assert of tasks under way, each with its node, that none is where one wants to be alone."""
+    for task, node in running:
+        if task.gang is not None and task.gang.alone:
+            others = [other for other, its_node in running if its_node == node and other is not task]
+            assert not (others and task.gang.scope == "node"), "something runs beside an exclusive task"
+            assert len(task.pinned) == task.gang.cores
+            taken = {core for other in others for core in other.pinned}
+            assert not taken & set(task.pinned), "two tasks are pinned to one core"
 
 
 class Cluster:
@@ -99,6 +110,8 @@ class Cluster:
         for action in actions:
             if isinstance(action, Send):
                 self._later(LATENCY, self._arrive, action.worker, list(action.tasks))
+            elif isinstance(action, Hold):
+                self._later(LATENCY, self._arrive, action.workers[0], [action.task])
             elif isinstance(action, Recall):
                 self._later(LATENCY, self._give_back, action.worker)
             elif isinstance(action, Kill):
@@ -129,6 +142,8 @@ class Cluster:
         self.began.setdefault(task.id, []).append(self.now)
         run = next(self._ids)
         self._running[worker] = (task, run)
+        nodes = {number: one.node for number, one in self.scheduler.workers.items()}
+        check_quiet([(one, nodes.get(number, "")) for number, (one, _) in self._running.items()])
         self._later(abs(task.payload), self._done, worker, run)
 
     def _done(self, worker: int, run: int) -> None:

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from simulation import LATENCY, Cluster
 
 from mainstay.enrolment import Enrolments
-from mainstay.gangs import GRACE, ROUNDS
+from mainstay.gangs import ROUNDS
 from mainstay.orders import Assemble, Disband, Enrol, Leave, Ranks, Replace, Send, Task, Worker
+from mainstay.parts import GRACE
 from mainstay.scheduler import Scheduler
 
 TOO_SMALL = "it wants 2 workers at least; the pool has lost some, and has 1 now"
@@ -95,7 +96,7 @@ class Pool(Cluster):
             return
         tasks, actions = self.scheduler.finished(worker, [(task.id, plan(task, 0)[0])], self.now)
         self.act(actions)
-        ended = self.scheduler.gangs.part_ended(task, worker, how, self.now) if tasks else []
+        ended = self.scheduler.gangs.parts.ended(task, worker, how, self.now) if tasks else []
         self.act(self.scheduler.released(ended, self.now))
 
     def _disband(self, action: Disband) -> None:
@@ -108,7 +109,7 @@ class Pool(Cluster):
         if worker in self._inbox:
             task, _ = self._running.pop(worker, (None, 0))
             if task is not None and task.gang is not None:
-                members = self._members[task.id]
+                members = self._members.get(task.id, ())  # none where it was alone
                 if len({member.namespace for member in members}) > 1:
                     self._lost |= {member.id for member in members}
             self._missing = self.scheduler.workers[worker].node
@@ -432,8 +433,8 @@ def test_every_gang_ends_once_and_for_a_good_reason(nodes, joins, steps):
         if how(pool)[task.id] == "raised":
             assert any(end == "raised" for _, end in task.payload)
     assert pool.scheduler.in_hand == pool.scheduler.queued == 0
-    assert not pool.scheduler.gangs._running
-    assert not pool.scheduler.gangs._timed
+    assert not pool.scheduler.gangs.parts._running
+    assert not pool.scheduler.gangs.parts._timed
 
 
 def test_a_gang_that_the_pool_has_become_too_small_for_is_given_up_after_a_while():
@@ -467,7 +468,7 @@ def test_a_cancelled_gang_lets_its_workers_go():
     task = Task(900, 1, gang=Ranks(2, 2))
     assert isinstance(pool.scheduler.submit(task, pool.now)[0], Assemble)
     pool.scheduler.submit(Task(901, 1), pool.now)
-    pool.scheduler.gangs.unassembled(task)
+    pool.scheduler.gangs.parts.unassembled(task)
     assert [type(action) for action in pool.scheduler.released([], pool.now)] == [Send]
 
 

@@ -115,7 +115,8 @@ class Threads:
             sock, _ = dial(self._addresses, self._key)
             with sock:
                 self._workers[number] = sock, place
-                worker = Worker(sock, f"{self._host}/{number}", 0.0, place)  # a thread cannot be recalled
+                name = f"{self._host}/{number}"
+                worker = Worker(sock, name, 0.0, place, timed=setup["timeline"])  # a thread cannot be recalled
                 start_worker(sock, number, setup)
                 worker.serve()
         except OSError:

@@ -17,7 +17,7 @@ import socket
 import sys
 from collections import deque
 from collections.abc import Callable
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any
 
 from mainstay.node import context
@@ -28,6 +28,7 @@ from mainstay.wire.payload import Payload, dump, load
 if TYPE_CHECKING:
     from mainstay.journal.witness import Witness
     from mainstay.node.gang import Rank
+    from mainstay.node.pinning import Pinning
     from mainstay.node.place import Place
     from mainstay.node.standing import Standing
 
@@ -39,7 +40,8 @@ MOST_PIECES = 512  # of one sendmsg; the kernel's limit is 1,024
 class Worker:
     """Serves calls from `sock` (blocking, authenticated) until its end-of-file.
 
-    One that `learns` tells the client, before the results of the calls that did it, what has been imported.
+    One that `learns` tells the client, before the results of the calls that did it, what has been imported; one that is
+    `timed`, when each call began and ended.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Worker:
         place: Place | None = None,
         *,
         learns: bool = False,
+        timed: bool = False,
     ) -> None:
         self._sock, self._name, self._flush_after, self._place = sock, name, flush, place
         self._pid = os.getpid()
@@ -64,11 +67,14 @@ class Worker:
         self._left = False  # the gang that ran last has left a message unreceived
         self._unlike: Callable[[Witness], tuple[str, ...]] | None = None  # once it is wanted
         self._rank: Rank | None = None  # once the pool has asked for a gang
+        self._pinning: Pinning | None = None
         self._run_call = self._run
+        if timed:
+            self._run_call = self._run_timed
         if "MAINSTAY_AUDIT" in os.environ:
             from mainstay.marks import marked  # a module that no other worker has
 
-            self._run_call = marked("task", self._run)
+            self._run_call = marked("task", self._run_call)
         self._modules = set(sys.modules) if learns else None  # what the client knows to be imported
 
     def serve(self) -> None:
@@ -83,6 +89,10 @@ class Worker:
                     self._sources[frame.number] = frame
                 elif frame.kind == Kind.ENROL:
                     self._enrol(frame)
+                elif frame.kind == Kind.PIN:
+                    self._pin(frame)
+                elif frame.kind == Kind.UNPIN and self._pinning is not None:
+                    self._pinning.end()
                 if self._outbox and (not inbox or perf_counter() - self._flushed > self._flush_after):
                     self._flush()
 
@@ -140,6 +150,14 @@ class Worker:
         self._leave(None, witness, frame.task)
         return dump(None if self._rank is not None and self._rank.is_silent else result)
 
+    def _run_timed(self, frame: Frame) -> Payload:
+        began = monotonic()
+        try:
+            return self._run(frame)
+        finally:
+            self._answers = False  # nothing is to be sent in the middle of this
+            self._outbox += encode(Kind.RAN, pickle.dumps((began, monotonic())), task=frame.task)
+
     def _run_part(self, frame: Frame) -> Payload:
         """Run a call as one rank of a gang."""
         assert self._rank is not None, "a gang came before the worker was enrolled"
@@ -157,6 +175,12 @@ class Worker:
 
         self._rank, said = enrol(frame.body)
         self._outbox += encode(Kind.ENROLLED, pickle.dumps(said), number=frame.number)
+
+    def _pin(self, frame: Frame) -> None:
+        """The next call is to run on these of the node's cores only."""
+        from mainstay.node.pinning import Pinning
+
+        self._pinning = Pinning(pickle.loads(frame.body))
 
     def _compare(self, witness: Witness | None, task: int) -> None:
         """Tell the client at once where a call computes with something else than the client has."""
@@ -261,7 +285,9 @@ def serve_as_worker(place: Place, setup: dict[str, Any]) -> None:
     sys.stdout = open(1, "w", buffering=1, closefd=False, errors="replace")  # noqa: SIM115  kept for life
     sys.stderr = open(2, "w", buffering=1, closefd=False, errors="replace")  # noqa: SIM115
     sock, _ = dial(*place.client)
-    worker = Worker(sock, f"{place.home.host}/{place.number}", place=place, learns=setup["learns"])
+    worker = Worker(
+        sock, f"{place.home.host}/{place.number}", place=place, learns=setup["learns"], timed=setup["timeline"]
+    )
     signal.signal(signal.SIGURG, lambda signum, frame: worker.recall())
     signal.siginterrupt(signal.SIGURG, False)
     start_worker(sock, place.number, setup)

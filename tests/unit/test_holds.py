@@ -1,0 +1,229 @@
+"""Exclusive tasks and tasks with cores by behaviour: single decisions, then whole runs of a simulated pool."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from simulation import LATENCY
+from test_gangs import Pool, how, wait
+
+from mainstay.gangs import ROUNDS
+from mainstay.orders import Hold, Ranks, Task
+from mainstay.scheduler import Scheduler
+
+EXCLUSIVE = Ranks(scope="node", alone=True)
+
+
+def cores(count: int, **more) -> Ranks:
+    return Ranks(scope="cores", alone=True, cores=count, **more)
+
+
+def on(*nodes: str) -> Ranks:
+    return Ranks(scope="node", alone=True, nodes=frozenset(nodes))
+
+
+def scheduler(*nodes: str, **cores_of: int) -> Scheduler:
+    """Return one with a worker on each of these nodes."""
+    made = Scheduler()
+    made.gangs.kept, made.gangs.holds.cores = dict(Counter(nodes)), cores_of
+    for number, node in enumerate(nodes):
+        made.joined(number, 0.0, node)
+    return made
+
+
+def node_of(pool: Pool, task: Task) -> str:
+    (worker,) = [number for number, (one, _) in pool._running.items() if one is task]
+    return pool.scheduler.workers[worker].node
+
+
+def test_an_exclusive_task_holds_its_node_and_nobody_elses():
+    one = scheduler("n0", "n0", "n1", "n1")
+    (hold,) = one.submit(Task(10, 1, gang=EXCLUSIVE), 0.0)
+    assert isinstance(hold, Hold)
+    node = one.workers[hold.workers[0]].node
+    sends = [action for number in range(3) for action in one.submit(Task(20 + number, 1), 0.0)]
+    assert [one.workers[send.worker].node for send in sends] == [{"n0": "n1", "n1": "n0"}[node]] * 2
+    _, actions = one.finished(hold.workers[0], [(10, 0.1)], 1.0)
+    assert [one.workers[send.worker].node for send in actions] == [node]
+    assert one.in_hand == 3
+
+
+def test_it_needs_no_mpi_and_does_not_wait_for_the_pool_to_stand():
+    one = scheduler("n0")
+    assert one.submit(Task(1, 1, gang=EXCLUSIVE), 0.0) == [Hold(one.workers[0].hand[1], [0])]
+
+
+def test_it_waits_for_the_worker_that_starts_in_a_dead_ones_place():
+    one = scheduler("n0", "n0")
+    one.left(0, 0.0)
+    assert one.submit(Task(1, 1, gang=EXCLUSIVE), 0.0) == []
+    assert one.joined(5, 1.0, "n0") != []
+
+
+def test_a_worker_that_comes_to_its_node_meanwhile_is_held_too():
+    pool = Pool(4, nodes=2)
+    measured = pool.submit(1.0, gang=on("n0"))
+    wait(pool, 0.1)
+    held = next(n for n, w in pool.scheduler.workers.items() if w.node == "n0" and n not in pool._running)
+    pool.kill(held)
+    beside = [pool.submit(0.01) for _ in range(8)]
+    pool.run()
+    assert set(how(pool).values()) == {"done"}
+    assert len(pool.began[measured.id]) == 1
+    assert len(beside) == 8
+
+
+@pytest.mark.parametrize(("payload", "options", "end"), [(-0.1, {}, "died"), (9.0, {"timeout": 0.1}, "timeout")])
+def test_it_ends_as_a_single_task_does_and_lets_its_node_go(payload, options, end):
+    pool = Pool(2)
+    task = pool.submit(payload, gang=EXCLUSIVE, worker_retries=1, **options)
+    after = pool.submit(0.1)
+    pool.run()
+    assert how(pool) == {task.id: end, after.id: "done"}
+    assert len(pool.began[task.id]) == (2 if end == "died" else 1)
+    assert pool.scheduler.is_at_rest
+
+
+def test_a_cancelled_one_lets_its_node_go():
+    one = scheduler("n0", "n0")
+    one.submit(Task(1, 1, gang=EXCLUSIVE), 0.0)
+    one.submit(Task(2, 1), 0.0)
+    assert [type(action).__name__ for action in one.dropped(0, [1], 0.0)] == ["Send"]
+    assert one.in_hand == 1
+
+
+def test_a_retry_runs_alone_again():
+    one = scheduler("n0", "n0")
+    (hold,) = one.submit(Task(1, 1, gang=EXCLUSIVE, retries=1), 0.0)
+    (task,), _ = one.finished(hold.workers[0], [(1, 0.1)], 0.1)
+    assert one.retry(task, 0.1) == [hold]
+
+
+def test_cores_hold_as_many_workers_as_stand_for_them_and_are_nobody_elses():
+    one = scheduler("n0", "n0", "n0", "n0", n0=8)
+    first, second = Task(1, 1, gang=cores(3)), Task(2, 1, gang=cores(4))
+    holds = [one.submit(task, 0.0)[0] for task in (first, second)]
+    assert [len(hold.workers) for hold in holds] == [2, 2]
+    assert (first.pinned, second.pinned) == ((0, 1, 2), (3, 4, 5, 6))
+    one.finished(holds[0].workers[0], [(1, 0.1)], 1.0)
+    third = Task(3, 1, gang=cores(2))
+    one.submit(third, 1.0)
+    assert third.pinned == (0, 1)
+    assert one.submit(Task(4, 1), 1.0) != []
+
+
+def test_where_workers_are_more_than_cores_several_stand_for_one():
+    one = scheduler("n0", "n0", "n0", "n0", n0=2)
+    (hold,) = one.submit(Task(1, 1, gang=cores(1)), 0.0)
+    assert len(hold.workers) == 2
+
+
+def test_what_no_node_has_cores_for_holds_nobody_up():
+    one = scheduler("n0", "n0", n0=2)
+    assert one.submit(Task(1, 1, gang=cores(3)), 0.0) == []
+    assert one.submit(Task(2, 1, gang=Ranks(scope="node", alone=True, cores=3)), 0.0) == []
+    assert one.submit(Task(3, 1), 0.0) != []
+
+
+def test_tasks_for_different_nodes_do_not_wait_for_each_other():
+    pool = Pool(6, nodes=3)
+    pool.submit(10.0, gang=on("n0"))
+    behind = pool.submit(1.0, gang=on("n0"))
+    others = [pool.submit(1.0, gang=on(node)) for node in ("n1", "n2")]
+    single = [pool.submit(0.1) for _ in range(100)]
+    pool.run(until=2.0)
+    assert all(task.id in how(pool) for task in others)
+    pool.run()
+    assert pool.began[behind.id] > max(pool.began[task.id] for task in single)
+    assert set(how(pool).values()) == {"done"}
+
+
+@pytest.mark.parametrize("seconds", [1e-3, 0.1])
+def test_a_stream_of_single_tasks_does_not_starve_an_exclusive_one(seconds):
+    pool = Pool(4, nodes=2)
+    for _ in range(4):
+        pool.submit(seconds * 0.7)
+    task = pool.submit(seconds, gang=on("n0"))
+    later = []
+    while task.id not in pool.began:
+        later += [pool.submit(seconds) for _ in range(2)]
+        wait(pool, seconds / 3)
+    assert node_of(pool, task) == "n0"
+    assert sum(one.id in pool.began for one in later) > 4 * ROUNDS  # the other node went on
+    assert pool.now < seconds * 4 * ROUNDS
+
+
+def test_a_stream_of_exclusive_tasks_does_not_starve_a_single_one():
+    pool = Pool(4, nodes=2)
+    for _ in range(8):
+        pool.submit(0.1, gang=EXCLUSIVE)
+    single = pool.submit(0.1)
+    while single.id not in pool.began:
+        pool.submit(0.1, gang=EXCLUSIVE)
+        wait(pool, 0.05)
+    assert pool.now < 1.0
+
+
+def test_measurements_and_builds_share_three_nodes_well():
+    pool = Pool(6, nodes=3, checked=False)
+    for number in range(60):
+        pool.submit(0.1, function=1)
+        pool.submit(0.05, gang=on(f"n{number % 3}"), function=2)
+    pool.run()
+    best = (60 * 0.1 + 60 * 0.05 * 2) / 6
+    assert pool.ended_at < 1.25 * best
+
+
+SECONDS = st.sampled_from([1e-4, 0.02, 0.5, -0.02])
+STEP = st.one_of(
+    st.tuples(st.just("single"), SECONDS, st.integers(1, 3)),
+    st.tuples(st.just("exclusive"), SECONDS, st.sampled_from([None, "n0", "n1"])),
+    st.tuples(st.just("cores"), SECONDS, st.integers(1, 4)),
+    st.tuples(st.just("both"), SECONDS, st.integers(1, 3)),
+    st.tuples(st.just("timed"), SECONDS, SECONDS.map(abs)),
+    st.tuples(st.just("gang"), st.sampled_from([1, 2, 4]), st.just(0.02)),
+    st.tuples(st.just("wait"), st.floats(1e-5, 0.3), st.none()),
+    st.tuples(st.just("kill"), st.integers(0, 3), st.none()),
+)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(nodes=st.integers(1, 2), steps=st.lists(STEP, max_size=40))
+def test_nothing_overlaps_where_a_task_is_alone_and_everything_ends(nodes, steps):
+    """The simulation asserts the first half whenever a task begins (`check_quiet`)."""
+    pool = Pool(4, nodes)
+    pool.scheduler.gangs.holds.cores = {"n0": 3, "n1": 4}
+    tasks: list[Task] = []
+    for kind, one, other in steps:
+        if kind == "single":
+            tasks.append(pool.submit(one, function=other))
+        elif kind == "exclusive":
+            where = None if other is None else frozenset([other if nodes == 2 else "n0"])
+            tasks.append(pool.submit(one, gang=Ranks(scope="node", alone=True, nodes=where), function=4))
+        elif kind == "cores":
+            tasks.append(pool.submit(one, gang=cores(min(other, 3)), function=5))
+        elif kind == "both":
+            tasks.append(pool.submit(one, gang=Ranks(scope="node", alone=True, cores=other), function=6))
+        elif kind == "timed":
+            tasks.append(pool.submit(one, gang=EXCLUSIVE, timeout=other, function=7))
+        elif kind == "gang":
+            tasks.append(pool.gang(one, other, function=8))
+        elif kind == "wait":
+            wait(pool, one)
+        else:
+            pool.kill(sorted(pool.scheduler.workers)[one])
+    pool.run()
+    assert set(how(pool)) == {task.id for task in tasks}
+    assert pool.scheduler.in_hand == pool.scheduler.queued == 0
+    assert not pool.scheduler.gangs.holds._running
+    assert len(pool.scheduler._idle) == 4
+
+
+def test_what_is_held_counts_as_busy():
+    pool = Pool(2)
+    pool.submit(1.0, gang=EXCLUSIVE)
+    wait(pool, 2 * LATENCY)
+    assert all(worker.hand and not worker.idle for worker in pool.scheduler.workers.values())
