@@ -60,7 +60,7 @@ class Namespace:
         self.agents = list(dict.fromkeys(worker.agent for worker in workers))
         self.hosts = frozenset(agent.host for agent in self.agents)
         self.lent: dict[int, AgentState] = {}  # who holds the identity of a rank
-        self.told = False
+        self.ranks: dict[WorkerState, int] = {}  # what each has been told to become
         self.enrolled: set[int] = set()
         self.deadline = 0.0  # when it is to stand, or to have ended
         self._launched: Launched | None = None
@@ -236,10 +236,9 @@ class Enrolments:
             where = dict(Counter(agent.host for agent in namespace.lent.values()))
             self._fail(namespace, f"the launcher started ranks on other nodes than it was told to: {where}")
             return
-        namespace.told = True
         for rank, agent in sorted(namespace.lent.items()):
             worker = free[agent].pop(0)
-            worker.namespace, worker.rank = namespace.name, rank
+            namespace.ranks[worker] = rank
             assert worker.connection is not None
             told = pickle.dumps(tuple(Enrolment(namespace.door, rank, namespace.size)))
             worker.connection.send(encode(Kind.ENROL, told, number=namespace.number))
@@ -262,6 +261,8 @@ class Enrolments:
         del self._coming[namespace.number]
         self._failures.pop(namespace.hosts, None)
         self._standing[namespace.name] = namespace
+        for worker, rank in namespace.ranks.items():
+            worker.namespace, worker.rank = namespace.name, rank
         self._pool.scheduler.gangs.joins = bool(self._joins)
         self._pool.act(self._pool.scheduler.enrolled(list(namespace.workers), namespace.name, now()))
 
@@ -269,6 +270,7 @@ class Enrolments:
         """A worker has ended; its rank is used up."""
         for coming in [one for one in self._coming.values() if worker.number in one.workers]:
             told = f"a worker on {worker.host} ended while it became an MPI rank: {end}; {end.stderr}"
+            del coming.workers[worker.number]
             self._fail(coming, told.rstrip("; "))
         standing = self._standing.get(worker.namespace)
         if standing is not None:
@@ -295,17 +297,16 @@ class Enrolments:
         self._failures[namespace.hosts] += 1
         self._log(logging.WARNING, f"MPI ranks could not be started: {reason}")
         self._dissolve(namespace)
-        if namespace.told:
-            for number in namespace.workers:
-                scheduler.leaving(number)
-                roster.tell(number, Kind.KILL)
+        for worker in namespace.ranks:
+            scheduler.leaving(worker.number)
+            roster.tell(worker.number, Kind.KILL)
         if self._failures[namespace.hosts] >= MOST_FAILURES:
             self.refused = (
                 f"MPI ranks could not be started, {MOST_FAILURES} times one after another; the last time: {reason}"
             )
             for task in scheduler.gangs.drain():
                 self._pool.resolve(task, GangError(f"no gang can run: {self.refused}"))
-        self._pool.act(scheduler.enrolled([] if namespace.told else list(namespace.workers), "", now()))
+        self._pool.act(scheduler.enrolled([] if namespace.ranks else list(namespace.workers), "", now()))
 
     def _dissolve(self, namespace: Namespace) -> None:
         """Let its slots go, and its launcher end with them; an MPI launcher that is killed leaves files."""

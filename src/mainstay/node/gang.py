@@ -85,7 +85,7 @@ class Rank:
         if not MPI.Is_initialized():
             MPI.Init_thread()  # the agent has preloaded it
         world = MPI.COMM_WORLD
-        self.library = " ".join(MPI.Get_library_version().strip("\0").split("\n")[0].split()[:4])
+        self.library = " ".join(MPI.Get_library_version().strip("\0").split("\n")[0].split(",")[0].split())
         if (world.rank, world.size) != (enrolment.rank, enrolment.size):
             raise RuntimeError(
                 f"mpi4py on this node uses {self.library!r}, which takes this process for rank {world.rank} of "
