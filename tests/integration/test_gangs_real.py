@@ -111,6 +111,7 @@ def test_a_rank_that_raises_or_dies_or_overruns_ends_the_gang_and_the_pool_is_wh
         assert not first & {worker.pid for worker in executor.workers}
 
 
+@pytest.mark.timeout(150 + GANGS)
 def test_kills_of_random_workers_change_no_result(mpi):
     chance = random.Random(4)
     with mainstay.Executor(3, worker_retries=50, **mpi) as executor:
