@@ -59,7 +59,7 @@ class Bootstrap(NamedTuple):
             sent: the path of a copy that was brought to the node, which is used and removed; empty: there is none.
         """
         held = self.manifest
-        size = self.size if self.program == "squashfs" else held.size
+        size = held.stamp if self.program == "squashfs" else held.size
         words = [self.path, sent, self.start, held.digest, held.files, size, held.room, self.program, AGENT]
         shell = ["/bin/sh", "-c", APART] if self.program == "squashfs" else ["/bin/sh", "-c"]
         return [*shell, script(), "mainstay-stage", *map(str, words), *shared]
