@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cloudpickle
 import pytest
 
 import mainstay
@@ -36,6 +37,9 @@ LAUNCHERS = [
         id="openmpi",
     ),
 ]
+SYSTEM = "/usr/bin/python3"
+VERSION = "import sys; sys.exit(sys.version_info < (3, 10))"
+SYSTEM_SERVES = os.path.exists(SYSTEM) and subprocess.run([SYSTEM, "-c", VERSION], check=False).returncode == 0
 BARE = {"PATH": "/usr/bin:/bin"}  # an environment without PYTHONPATH
 MOST = 12  # metadata operations of a node
 JOB = """\
@@ -112,6 +116,22 @@ def test_a_pool_runs_from_the_nodes_own_copy(packed, environment, tmp_path, disk
     assert f" s), 0 imports from {environment}" in done.stderr
     assert f"tasks left left in {cwd}" in done.stderr
     assert os.listdir(cwd) == ["left"]
+
+
+@pytest.mark.skipif(not SYSTEM_SERVES, reason=f"no {SYSTEM} that can run mainstay")
+def test_a_systems_python_with_the_users_own_packages(tmp_path, disk, monkeypatch):
+    monkeypatch.setenv("PYTHONUSERBASE", str(tmp_path / "user"))
+    monkeypatch.delenv("PYTHONNOUSERSITE", raising=False)
+    ask = [SYSTEM, "-c", "import site; print(site.getusersitepackages())"]
+    site = Path(subprocess.run(ask, capture_output=True, text=True, check=True).stdout.strip())
+    shutil.copytree(Path(cloudpickle.__file__).parent, site / "cloudpickle")
+    shutil.copytree(Path(mainstay.__file__).parent, site / "mainstay")
+    packed = pack(SYSTEM, tmp_path / f"env.{KIND}")
+    code = f"import mainstay, sys; pool = mainstay.Executor(1, launcher='local', stage={str(packed.path)!r}); "
+    code += 'print(pool.submit(eval, \'(__import__("sys").prefix, __import__("mainstay").__file__)\').result())'
+    done = subprocess.run([SYSTEM, "-c", code], capture_output=True, text=True, check=False)
+    tree = f"{disk}/mainstay-stage-{os.getuid()}/{packed.manifest.digest}"
+    assert done.stdout.startswith(f"('{tree}', '{tree}/lib/"), done.stderr
 
 
 def test_tasks_may_run_where_the_program_was_started(packed, disk):

@@ -96,7 +96,7 @@ unpack() {
     } 3>&1 2>"$new.said" | sha256sum)
     if [ ! -e "$new.done" ] || [ "${sum%% *}" != "$digest" ] || ! is_whole "$new"; then
         why="$from did not unpack whole into $home: $(tail -c 300 "$new.said" | tr '\n' ' ')"
-    elif ! said=$("$new/bin/python3" -s -c 'import mainstay.node.agent' 2>&1); then
+    elif ! said=$("$new/bin/python3" -s -c "$code" look 2>&1); then
         why="its Python does not run on this node: $(echo "$said" | tail -n 1)"
     else
         rm -rf "${home:?}/$digest"  # which is not whole, and not in use
