@@ -6,6 +6,7 @@ Every import stands in its function: a contestant that is not installed is told 
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -111,7 +112,10 @@ def parsl() -> Iterator[Pool]:
     from parsl.providers import LocalProvider
 
     provider = LocalProvider(init_blocks=1, max_blocks=1)
-    executor = HighThroughputExecutor(max_workers_per_node=WORKERS, provider=provider, address="127.0.0.1")
+    share = len(os.sched_getaffinity(0)) / WORKERS  # or it has no more workers than there are cores
+    executor = HighThroughputExecutor(
+        max_workers_per_node=WORKERS, cores_per_worker=share, provider=provider, address="127.0.0.1"
+    )
     with parsl_package.load(Config(executors=[executor], run_dir="parsl-runs")):
         yield Pool(lambda fn, *args: parsl_package.python_app(fn)(*args), None)
 

@@ -19,10 +19,12 @@ from mounted import Failed
 from slowmount import Cache, SlowMount
 from summary import short
 
-MANY = 32  # workers
+MANY, FIFTY, MOST = 32, 50, 64  # workers
 SHARING = 16  # of those whose memory is looked at
 BATCHES = 100
 DEATHS = 15
+ROUNDS = 3  # of what is timed
+MEMORY = "/dev/shm"  # to which an environment is unpacked, where the disk's own changes of mind are not asked for
 DELAY = 0.0005  # seconds that an operation takes
 HOSTS = 3
 WORKERS_OF_A_HOST = 4
@@ -65,7 +67,7 @@ class Aims:
     def starts(self) -> Iterator[Figure]:
         """For one worker and many, and for one package and many. Raises `Failed`."""
         for name, what, most in ((STAGED, "archive", 12), (IMAGE, "image", 5)):
-            cases = [(place, workers) for place in SMALL for workers in (1, MANY)]
+            cases = [(place, workers) for place in SMALL for workers in (1, MOST)]
             found = {case: self._start(name, *case) for case in cases}
             counts = {case: start.pool.others for case, start in found.items()}
             seen = ", ".join(f"{SMALL[place]:,} × {workers}: {count}" for (place, workers), count in counts.items())
@@ -80,21 +82,36 @@ class Aims:
     def whole(self) -> Iterator[Figure]:
         """With all that a model of some size imports. Raises `Failed`."""
         yield from self.batches()
+        yield from self.deaths()
         yield from self.arrivals()
 
     def batches(self) -> Iterator[Figure]:
-        """Batches of tasks that need it all; then workers are killed."""
-        with self._run(PRELOADED, WHOLE, 4) as run:
-            yield Figure(f"unpack {self._sizes()} to disk", run.start.stage, 5, " s")
+        """Batches of tasks that need it all."""
+        with self._run(PRELOADED, WHOLE, FIFTY) as run:
+            yield Figure(f"operations at start, {FIFTY} workers that import it all", run.start.pool.others, 12)
             before = run.count()
             for _ in range(BATCHES):
                 run.led.ask("batch")
-            yield Figure(f"operations in {BATCHES} batches, the program's included", (run.count() - before).all, 0)
+            what = f"operations in {BATCHES} batches of {FIFTY} workers, the program's included"
+            yield Figure(what, (run.count() - before).all, 0)
+
+    def deaths(self) -> Iterator[Figure]:
+        """Workers are killed."""
+        with self._run(PRELOADED, WHOLE, 4) as run:
             before = run.count()
             times = [run.led.ask("replace")["s"] * 1000 for _ in range(DEATHS)]
-            seen = f"{short(min(times))} to {short(max(times))}"
-            yield Figure("new worker after a death, median", statistics.median(times), 30, " ms", seen)
+            yield Figure("new worker after a death, median", statistics.median(times), 30, " ms", spread(times))
             yield Figure(f"operations for {DEATHS} new workers, the program's included", (run.count() - before).all, 0)
+
+    def arrivals(self) -> Iterator[Figure]:
+        """The environment comes to a node."""
+        yield self._arrival(f"{self._sizes()} unpacked to disk", STAGED, 5)
+        yield self._arrival("the same to memory", STAGED, 5, MEMORY)
+        yield self._arrival("image of the same", IMAGE, 0.1)
+
+    def _arrival(self, what: str, name: str, limit: float, folder: str | None = None) -> Figure:
+        times = [self._start(name, WHOLE, 1, folder).stage for _ in range(ROUNDS)]
+        return Figure(f"{what}, median", statistics.median(times), limit, " s", spread(times))
 
     def _sizes(self) -> str:
         place = self._mount.behind / WHOLE
@@ -103,20 +120,24 @@ class Aims:
 
     def slow(self) -> Iterator[Figure]:
         """Where each operation takes its time; then, what memory these pools have. Raises `Failed`."""
-        found = {}
-        for workers in (1, SHARING, MANY):
-            with self._run(PRELOADED, WHOLE, workers, delay=DELAY) as run:
-                found[workers] = run.start.stood, float(run.led.ask("memory")["MB"])
-        (one, alone), (_, shared), (many, _) = found.values()
-        what = f"until {MANY} workers stand against 1, {DELAY * 1000:g} ms an operation, preloaded"
-        yield Figure(what, many / one, 1.2, " ×", f"{short(many)} s, {short(one)} s")
+        stood: dict[int, list[float]] = {1: [], MANY: []}
+        for _ in range(ROUNDS):
+            for workers, times in stood.items():
+                times.append(self._start(PRELOADED, WHOLE, workers, MEMORY, DELAY).stood)
+        one, many = map(statistics.median, stood.values())
+        what = f"until {MANY} workers stand against 1, {DELAY * 1000:g} ms an operation, preloaded, medians"
+        yield Figure(what, many / one, 1.2, " ×", "; ".join(f"{spread(times)} s" for times in stood.values()))
+        alone, shared = map(self._memory, (1, SHARING))
         what = f"memory of {SHARING} workers against one, preloaded (PSS)"
         yield Figure(what, shared / alone, 3, " ×", f"{shared:.0f} MB, {alone:.0f} MB")
 
-    def arrivals(self) -> Iterator[Figure]:
-        """The environment comes to a node in other ways."""
-        yield Figure("the same to memory", self._start(STAGED, WHOLE, 1, "/dev/shm").stage, 5, " s")
-        yield Figure("image of the same", self._start(IMAGE, WHOLE, 1).stage, 0.1, " s")
+    def _memory(self, workers: int) -> float:
+        with self._run(PRELOADED, WHOLE, workers) as run:
+            return float(run.led.ask("memory")["MB"])
+
+
+def spread(times: list[float]) -> str:
+    return f"{short(min(times))} to {short(max(times))}"
 
 
 def passed_on(source: Path) -> Iterator[Figure]:
@@ -141,3 +162,8 @@ def passed_on(source: Path) -> Iterator[Figure]:
             nodes = [mount[name].counts().total() for name in cluster.names]
             what = f"operations at start in all, {HOSTS} hosts × {WORKERS_OF_A_HOST}"
             yield Figure(what, login + sum(nodes), 12, seen=f"login {login}, nodes {', '.join(map(str, nodes))}")
+            asked = mount.counts()
+            for _ in range(BATCHES):
+                way.ask("batch")
+            more = sum((counts - asked[name]).total() for name, counts in mount.counts().items())
+            yield Figure(f"operations in {BATCHES} batches on these, the program's included", more, 0)

@@ -22,7 +22,7 @@ from mainstay.stage.workshop import Workshop
 # In place of Python: says where it runs and what it was told, and goes on when it hears something.
 FAKE = """\
 #!/bin/sh
-case $* in *"import mainstay.node.agent"*) exit ;; esac
+case $* in *look) exit ;; esac
 cat <<END
 {"tree": "$MAINSTAY_STAGE_TREE", "took": "$MAINSTAY_STAGE_TOOK", "why": "", "cwd": "$(pwd)", "home": "$HOME",
  "libraries": "$LD_LIBRARY_PATH", "path": "$PATH"}

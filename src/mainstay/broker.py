@@ -85,6 +85,7 @@ class Broker:
         self.launches = Launches(chain, start_timeout, invitation, self._reactor.call_soon, log)
         self.launches.on_lost = lambda attempt: self.roster.dismiss(self.roster.of_launch(attempt.number))
         self.launches.on_exhausted = self.break_down
+        self.launches.why_late = lambda: self.roster.preloading.late()
         self.roster = Roster(self, control, data, self.launches, setup, log)
         self.muster = Muster(self, start_timeout, log)
         self.enrolments = Enrolments(

@@ -149,6 +149,7 @@ class Launches:
         self.closing = False  # a launch that ends now has done its work
         self.on_lost: Callable[[Attempt], None]
         self.on_exhausted: Callable[[LaunchError], None]
+        self.why_late: Callable[[], str] = str  # what the agents are at that came, for the reason
 
     @property
     def stage(self) -> Bootstrap | None:
@@ -271,7 +272,7 @@ class Launches:
                 attempt.rejoin(node)
         if self.deadline is not None and self.deadline <= now:
             assert self.current is not None
-            self.fail(self.current, self._late)
+            self.fail(self.current, self._late + self.why_late())
 
     def fail(self, attempt: Attempt, reason: str) -> None:
         """Give a launch up; begin the next, if it was the current one."""

@@ -66,6 +66,7 @@ class Preloading:
         self._names = tuple(memory.modules) if memory is not None else self._given
         self._report: Report | None = None
         self._said: set[str] = set()
+        self._importing: dict[str, str] = {}  # by the names of hosts: the module that they were at when last heard
 
     @property
     def wanted(self) -> Wanted | None:
@@ -74,8 +75,26 @@ class Preloading:
             return None
         return Wanted(list(dict.fromkeys((*ALWAYS, *self._names))), self._memory is not None)
 
+    def imports(self, host: str, name: str = "") -> None:
+        """A node imports a module, or begins to."""
+        self._importing[host] = name
+
+    def gone(self, host: str) -> None:
+        """A node is lost, or has imported all."""
+        self._importing.pop(host, None)
+
+    def late(self) -> str:
+        """Return what is to be said where no worker came in time; empty where nodes do not import."""
+        if not self._importing:
+            return ""
+        (host, name), *others = sorted(self._importing.items())
+        more = f" and {len(others)} more" if others else ""
+        what = f"{name!r} for preload=" if name else "what preload= names"
+        return f": {host}{more} was importing {what}; a longer start_timeout= leaves time for that"
+
     def reported(self, host: str, report: Report) -> None:
         """A node has imported."""
+        self.gone(host)
         longest = max(report.seconds, 0.0 if self._report is None else self._report.seconds)
         self._report = report._replace(seconds=longest)
         for note in report.notes:

@@ -198,6 +198,7 @@ class Roster:
             if wanted is None:
                 self._fork(agent, agent.workers)
             else:
+                self.preloading.imports(agent.host)
                 agent.connection.send(encode(Kind.PRELOAD, pickle.dumps(tuple(wanted))))
 
     def _fork(self, agent: AgentState, numbers: Iterable[int]) -> None:
@@ -224,6 +225,8 @@ class Roster:
         for frame in frames:
             if frame.kind == Kind.FORKED:
                 self.ever_started += 1
+            elif frame.kind == Kind.HEARTBEAT and frame.body:
+                self.preloading.imports(agent.host, bytes(frame.body).decode())
             elif frame.kind == Kind.PRELOADED:
                 self.preloading.reported(agent.host, Report(*load(frame.body)))
                 self._fork(agent, agent.workers)
@@ -263,6 +266,7 @@ class Roster:
         for agent in agents:
             self._complete &= agent.is_released or agent.launch in self._launches.further
             self.agents.remove(agent)
+            self.preloading.gone(agent.host)
             agent.connection.close()
             self._turns.done(agent)
         lost = [worker for agent in agents for worker in agent.workers.values()]

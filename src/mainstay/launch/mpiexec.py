@@ -10,11 +10,12 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from mainstay.launch import Invitation
-from mainstay.launch.process import SLOT, Process
+from mainstay.launch import LIBRARIES, Invitation
+from mainstay.launch.process import RANK_VARIABLES, SLOT, Process
 from mainstay.origin import Origin, origin
 
 NO_BATCH = "^slurm,pbs,lsf,gridengine,pals"  # PRRTE's parts that ask a batch system for hosts
+KNOWN = ("hydra", "openmpi")
 
 
 class MpiExec:
@@ -40,7 +41,7 @@ class MpiExec:
         if program is None:
             return "no mpiexec beside the interpreter or on PATH; `pip install 'mainstay[mpich]'` brings one"
         flavour = flavour_of(program)
-        if flavour not in ("hydra", "openmpi"):
+        if flavour not in KNOWN:
             return f"{program} is of no known kind: {flavour}"
         return would_wait(os.environ, origin(os.getpid()))
 
@@ -60,7 +61,9 @@ class MpiExec:
             told = [name for name in environment if name.startswith("MAINSTAY_")]
             argv = openmpi_argv(program, self._hosts, told, invitation.command())
             environment |= allow_root() if os.geteuid() == 0 else {}
-        return Process(argv, environment, max(1, len(self._hosts)), tethered=True, directory=invitation.directory)
+        unseen = RANK_VARIABLES + (invitation.hidden if runs_bare(program) else ())
+        count = max(1, len(self._hosts))
+        return Process(argv, environment, count, tethered=True, hidden=unseen, directory=invitation.directory)
 
     def joins(self) -> bool:
         """Whether the ranks of separate launches can be joined, as far as the program tells."""
@@ -157,12 +160,24 @@ def read_hosts(path: Path) -> list[str]:
     return list(dict.fromkeys(words[0].partition(":")[0] for words in lines if words))
 
 
-@functools.cache
 def flavour_of(program: str) -> str:
     """Return "hydra", "openmpi", or what the program said when asked for its version."""
+    return _flavour(program, (LIBRARIES,)) if runs_bare(program) else _flavour(program)
+
+
+def runs_bare(program: str) -> bool:
+    """Whether a launcher does without LD_LIBRARY_PATH. With it, the loader looks for each library of the launcher, of
+    its proxies and of what they start in all that this names first: a hundred operations for each process."""
+    return _flavour(program, (LIBRARIES,)) in KNOWN
+
+
+@functools.cache
+def _flavour(program: str, hidden: tuple[str, ...] = ()) -> str:
+    environ = {name: value for name, value in os.environ.items() if name not in hidden}
+    asked = [program, "--version"]
     try:
         done = subprocess.run(  # noqa: S603
-            [program, "--version"], capture_output=True, text=True, timeout=20, stdin=subprocess.DEVNULL, check=False
+            asked, env=environ, capture_output=True, text=True, timeout=20, stdin=subprocess.DEVNULL, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)

@@ -59,7 +59,7 @@ def tether(setpriv: str | None) -> list[str]:
     """
     asks = ["--pdeathsig", "TERM", "/bin/sh", "-c", 'test "$PPID" = "$1" && shift && exec "$@"', "mainstay"]
     if setpriv is not None:
-        told = subprocess.run([setpriv, "--help"], capture_output=True, check=False)  # noqa: S603
+        told = subprocess.run([setpriv, "--help"], env={}, capture_output=True, check=False)  # noqa: S603
         if b"--pdeathsig" in told.stdout:
             return [setpriv, *asks]
     return [sys.executable, "-S", "-E", "-c", TETHER]

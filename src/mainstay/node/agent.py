@@ -90,11 +90,11 @@ class Agent:
         self._poller.handle(self._poller.wait(max(0.0, (self._end_at or self._beat) - monotonic())))
         self._tell_life()
 
-    def _tell_life(self) -> float:
-        """Send a heartbeat if it is time; return in how many seconds it is time again."""
+    def _tell_life(self, doing: str = "") -> float:
+        """Send a heartbeat, and what is imported, if it is time; return in how many seconds it is time again."""
         if monotonic() >= self._beat:
             self._beat = monotonic() + self._setup.get("node_timeout", HELLO * HEARTBEATS) / HEARTBEATS
-            self._send(encode(Kind.HEARTBEAT))
+            self._send(encode(Kind.HEARTBEAT, doing.encode()))
         return max(0.0, self._beat - monotonic())
 
     def _is_over(self) -> bool:

@@ -64,13 +64,14 @@ class Watch(NamedTuple):
     """What the agent goes on with meanwhile.
 
     `control` is the connection to the client and `wake` what signals write to; `beat` tells the client that the node
-    lives, when it is time, and returns in how many seconds it is time again; `is_over` says whether to leave;
+    lives, and which module it imports, when it is time, and returns in how many seconds it is time again; `is_over`
+    says whether to leave;
     `become` makes the understudy end with the process that has this pid; `let_go` closes all that is the agent's.
     """
 
     control: socket.socket
     wake: socket.socket
-    beat: Callable[[], float]
+    beat: Callable[[str], float]
     is_over: Callable[[], bool]
     become: Callable[[int], None]
     let_go: Callable[[], None]
@@ -167,7 +168,7 @@ def _listen(hears: int, pid: int, watch: Watch) -> bytes:
     poll.register(watch.control, select.POLLRDHUP)  # what the client says is for who will be the agent then
     said = b""
     while not watch.is_over():
-        ready = {fd for fd, _ in poll.poll(watch.beat() * 1000)}
+        ready = {fd for fd, _ in poll.poll(watch.beat(_said_last(said)) * 1000)}
         if watch.control.fileno() in ready:
             break
         if watch.wake.fileno() in ready:
@@ -179,6 +180,11 @@ def _listen(hears: int, pid: int, watch: Watch) -> bytes:
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     raise EOFError
+
+
+def _said_last(said: bytes) -> str:
+    """Return the module that is imported, or was when the understudy ended."""
+    return said.partition(b"\0")[0].rpartition(b"\n")[0].rpartition(b"\n")[2].decode()
 
 
 def _has_ended(pid: int) -> bool:
@@ -194,8 +200,7 @@ def _outcome(said: bytes, pid: int) -> Report | Failure:
     if outcome is not None:
         return outcome
     how = f"was killed by signal {-code}" if code < 0 else f"exited with {code}"
-    name = said.decode().split("\n")[-2] if said else ""
-    return Failure(name, f"the process that imported it {how}")
+    return Failure(_said_last(said), f"the process that imported it {how}")
 
 
 def _step_back(pid: int, lets: int, watch: Watch) -> NoReturn:

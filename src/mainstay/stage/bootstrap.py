@@ -13,14 +13,15 @@ from typing import NamedTuple
 
 from mainstay.stage.head import Manifest
 
-# In the tree's Python: only what is in the tree is on the path, also where a distribution's Python adds its own.
+# In the tree's Python: only what is in the tree is on the path, also where a distribution's Python adds its own, or has
+# packages elsewhere. Told to look, it does no more than import.
 AGENT = """\
 import os, site, sys
 root = os.path.join(sys.prefix, sys.platlibdir, "python%d.%d" % sys.version_info[:2], "site-packages")
 root in sys.path or site.addsitedir(root)
 sys.path[:] = [path for path in sys.path if path.startswith(sys.prefix + "/")]
 import mainstay.node.__main__ as node
-sys.exit(node.main())
+sys.exit(sys.argv[1:] != ["look"] and node.main())
 """
 
 
@@ -59,7 +60,7 @@ class Bootstrap(NamedTuple):
             sent: the path of a copy that was brought to the node, which is used and removed; empty: there is none.
         """
         held = self.manifest
-        size = self.size if self.program == "squashfs" else held.size
+        size = held.stamp if self.program == "squashfs" else held.size
         words = [self.path, sent, self.start, held.digest, held.files, size, held.room, self.program, AGENT]
         shell = ["/bin/sh", "-c", APART] if self.program == "squashfs" else ["/bin/sh", "-c"]
         return [*shell, script(), "mainstay-stage", *map(str, words), *shared]

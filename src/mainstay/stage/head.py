@@ -20,6 +20,7 @@ EMPTY = b"\x03\x00" + bytes(8)  # deflated, its checksum and its size
 LARGEST = 0xFFFF - 4  # bytes of an extra field, less its own head
 IMAGE = b"mainstay stage\n"
 BLOCK = 4096  # bytes; where an image begins must be a multiple
+STAMP = ".mainstay-stamp"  # a file in an image
 KINDS = {".tar.zst": "zstd", ".tar.gz": "gzip", ".sqfs": "squashfs"}
 
 
@@ -28,7 +29,7 @@ class Manifest(NamedTuple):
 
     `files` and `size` (bytes) are those of all files but bytecode, `room` (bytes) is what all take on a disk; `digest`
     is the SHA-256 of what follows the head; `sources` are the directories that were packed, and `fingerprint` says in
-    which state they were.
+    which state they were. `stamp` is known from an image's own `STAMP` as well, where that is mounted.
     """
 
     python: str
@@ -41,6 +42,7 @@ class Manifest(NamedTuple):
     size: int
     room: int
     digest: str = "0" * 64
+    stamp: str = ""
 
 
 def kind_of(path: Path) -> str:

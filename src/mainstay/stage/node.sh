@@ -12,7 +12,7 @@
 #
 # What stands in the way is told to the agent, which then runs from the shared file system.
 
-archive=$1 sent=$2 start=$3 digest=$4 files=$5 size=$6 room=$7 how=$8 code=$9
+archive=$1 sent=$2 start=$3 digest=$4 files=$5 size=$6 room=$7 how=$8 code=$9  # of an image, `size` is its stamp
 shift 9  # what is left runs the agent from the shared file system
 days=${MAINSTAY_STAGE_DAYS:-7}  # without use, after which a tree is removed
 system=/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin
@@ -96,7 +96,7 @@ unpack() {
     } 3>&1 2>"$new.said" | sha256sum)
     if [ ! -e "$new.done" ] || [ "${sum%% *}" != "$digest" ] || ! is_whole "$new"; then
         why="$from did not unpack whole into $home: $(tail -c 300 "$new.said" | tr '\n' ' ')"
-    elif ! said=$("$new/bin/python3" -s -c 'import mainstay.node.agent' 2>&1); then
+    elif ! said=$("$new/bin/python3" -s -c "$code" look 2>&1); then
         why="its Python does not run on this node: $(echo "$said" | tail -n 1)"
     else
         rm -rf "${home:?}/$digest"  # which is not whole, and not in use
@@ -106,30 +106,31 @@ unpack() {
     [ -z "$why" ]
 }
 
-# Have the kernel mount the image. A name in our own directory is bound to it first: the tools look at each directory of
-# a path again and again. The length is that of the loop device (blocks of 512 bytes), so nothing more is asked for.
-mount_by_kernel() {
-    [ "$uid" = 0 ] && : >"$work/file" && mount -c --bind "$archive" "$work/file" || return 1
-    mount -t squashfs -o "loop,ro,offset=$start" "$work/file" "$tree" || return 1
-    read -r sectors <"/sys/dev/block/$(mountpoint -d "$tree")/size"
-    [ $((start + 512 * sectors)) = "$size" ] || { umount "$tree"; return 1; }
+# Have a process mount the image that ends with the agent. What is cut short has lost its tables, and is not mounted.
+mount_by_process() {
+    fuse=$(command -v squashfuse_ll || command -v squashfuse) && command -v setpriv >/dev/null ||
+        { why="an image wants squashfuse and setpriv, or root"; return 1; }
+    setpriv --pdeathsig TERM "$fuse" -f -o "offset=$start" "$archive" "$tree" 7<&- 8>&- 9>&- >/dev/null &
+    until read -r found <"$tree/.mainstay-stamp"; do
+        kill -0 $! || { why="squashfuse could not mount $archive"; return 1; }
+        sleep 0.01
+    done
 }
 
-# Mount an image: by the kernel, in a name space that ends with the agent, or by a process that ends with it.
+# Have the kernel mount it, which asks for some more. A name in our own directory is bound to the image first: the tools
+# look at each directory of a path again and again.
+mount_by_kernel() {
+    [ "$uid" = 0 ] && : >"$work/file" && mount -c --bind "$archive" "$work/file" || return 1
+    mount -t squashfs -o "loop,ro,offset=$start" "$work/file" "$tree" && read -r found <"$tree/.mainstay-stamp"
+}
+
+# Mount an image: what mounts it, or what it is mounted in (a name space), ends with the agent.
 mount_image() {
     tree=$work/image
-    mkdir "$tree" || return 1
     fresh=yes
-    mount_by_kernel && return
-    [ "$(stat -c %s "$archive")" = "$size" ] || { why="$archive has not the length that it had"; return 1; }
-    for tool in squashfuse setpriv; do
-        command -v "$tool" >/dev/null || { why="an image wants root, or squashfuse and setpriv; there is no $tool"; return 1; }
-    done
-    setpriv --pdeathsig TERM squashfuse -f -o "offset=$start" "$archive" "$tree" 7<&- 8>&- 9>&- >/dev/null &
-    until [ -x "$tree/bin/python3" ]; do
-        kill -0 $! || { why="squashfuse could not mount $archive"; return 1; }
-        sleep 0.02
-    done
+    mkdir "$tree" && { mount_by_process || mount_by_kernel; } || return 1
+    why=''
+    [ "$found" = "$size" ] || { why="$archive is not what it was: it was packed anew"; return 1; }
 }
 
 stand() {

