@@ -98,25 +98,23 @@ class Change(NamedTuple):
 
 
 class Elastic:
-    """Decides for a pool that is to have from `least` to `most` workers (None: as many as there is room for)."""
+    """Decides for a pool that is to have from `least` to `most` workers."""
 
-    def __init__(self, least: int, most: int | None, idle_timeout: float) -> None:
+    def __init__(self, least: int, most: int, idle_timeout: float) -> None:
         self.least, self.most, self.idle_timeout = least, most, idle_timeout
         self._waits_since: float | None = None
         self._not_before = 0.0  # since it could not grow
 
     def look(self, load: Load, now: float) -> Change:
         """Return what is to change. Look again when `next_look` says so."""
-        wanted = load.waiting - load.starting - len(load.idle_since)
+        wanted = min(load.waiting - load.starting - len(load.idle_since), self.most - load.workers)
         if wanted <= 0:
             self._waits_since = None
         elif self._waits_since is None:
             self._waits_since = now
         elif self._waits_since + PATIENCE <= now and self._not_before <= now:
             self._waits_since = now
-            more = wanted if self.most is None else min(wanted, self.most - load.workers)
-            if more > 0:
-                return Change(more)
+            return Change(wanted)
         spare = load.workers - self.least
         if spare <= 0 or load.waiting:
             return Change()
@@ -127,9 +125,11 @@ class Elastic:
         """Return when time alone changes something; None: it does not."""
         if self._waits_since is not None:
             return max(self._waits_since + PATIENCE, self._not_before)
-        if load.workers <= self.least or load.waiting:
+        if load.waiting:
+            return now + PATIENCE if load.workers < self.most else None
+        if load.workers <= self.least:
             return None
-        return max(now, min(load.idle_since.values(), default=now)) + self.idle_timeout
+        return max(now, min(load.idle_since.values(), default=now) + self.idle_timeout)
 
     def could_not_grow(self, now: float) -> None:
         """There is no room, or what was to bring workers has failed."""

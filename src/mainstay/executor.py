@@ -21,7 +21,10 @@ from mainstay.launches import Log, prepare_stage
 from mainstay.marks import mark
 from mainstay.options import Options
 from mainstay.orders import Task
+from mainstay.reactor import nothing
 from mainstay.report import Description, WorkerInfo
+from mainstay.resizing import Resizing
+from mainstay.shrinking import Shrunk, Which
 from mainstay.timeline import Span
 from mainstay.wanted import wanted
 from mainstay.wire.functions import Function, FunctionTable
@@ -69,6 +72,11 @@ class Executor(Calls):
             file and runs workers from its own copy, in a directory and with a HOME of the node; None: workers run from
             the environment that runs this program.
         timeline: whether workers report when each task began and ended (see `timeline`), some 0.3 kB of memory a task.
+        min_workers, idle_timeout: where one of them is given, the pool grows and shrinks by load, between
+            `min_workers` (int >= 1; None: 1), with which it starts, and `max_workers`: it grows when calls wait, and
+            workers that have idled for `idle_timeout` seconds (None: 60) leave.
+        allocate: flags of `salloc`, as `["--nodes=2", "--time=1:00:00"]`: how such a pool asks for a further Slurm job
+            when there is no room for more workers.
         log: called with each line that tells of launches; None: the logger "mainstay" (its start at INFO,
             what went wrong at WARNING).
 
@@ -98,6 +106,9 @@ class Executor(Calls):
         scratch: str | os.PathLike[str] | None = None,
         stage: str | os.PathLike[str] | Stage | None = None,
         timeline: bool = False,
+        min_workers: int | None = None,
+        idle_timeout: float | None = None,
+        allocate: Sequence[str] | None = None,
         log: Callable[[str], object] | None = None,
     ) -> None:
         settings.check_workers(max_workers, initializer)
@@ -120,7 +131,11 @@ class Executor(Calls):
         say = settings.logger(log)
         staged = prepare_stage(stage, setup, say)
         self._keeper = None if journal is None else self._open_journal(journal, journal_sync, say)
-        self._broker = self._new_broker(launchers, max_workers, setup, start_timeout, say)
+        elastic = settings.elastic(min_workers, max_workers, idle_timeout, allocate)
+        begins = max_workers if elastic is None else elastic.least
+        self._broker = self._new_broker(launchers, begins, setup, start_timeout, say)
+        if elastic is not None:
+            self._broker.resizing.follow_load(elastic, allocate)
         self._broker.launches.stage = staged
         self._broker.roster.preloading = preloading.preloading(preload, journal, say)
         self._broker.on_shut.append(self._broker.roster.preloading.save)
@@ -323,6 +338,45 @@ class Executor(Calls):
     def timeline(self) -> list[Span]:
         """What ran when and where, as the workers report it, in the order in which it ended; see `Span`."""
         return list(self._broker.timeline)
+
+    def grow(
+        self, n: int | None = None, *, allocate: Sequence[str] | None = None, timeout: float | None = None
+    ) -> concurrent.futures.Future[list[WorkerInfo]]:
+        """Let `n` workers more come: to idle cores where agents stand, else to hosts of the allocation that are not
+        used, else to a further Slurm job.
+
+        Args:
+            n: how many (int >= 1); None, with `allocate`: as many as there is room for in that job.
+            allocate: flags of `salloc` that ask for the further job, as `["--nodes=2", "--time=1:00:00"]`. It ends
+                when the last of its workers has left, and with the pool.
+            timeout: seconds for all of them to stand; None: `start_timeout`.
+
+        Returns a future of the new workers. It raises `GrowError` when not all came in time, with the reason, such as
+        the state of the job, which is cancelled then; those that came stay. Raises `ValueError` where there is no room.
+        """
+        return self._resize(lambda resizing: resizing.grow(n, allocate, timeout))
+
+    def shrink(self, which: int | Which, *, now: bool = False) -> concurrent.futures.Future[Shrunk]:
+        """Let workers leave, each when it has done what it has begun; a node with no worker left is given back.
+
+        Args:
+            which: how many (int >= 1); or which: a worker of `workers`, or several, also by their ids or by (namespace,
+                rank). Of a number, those go first that idle, and that are all on their node.
+            now: whether they end at once; what they run then runs again elsewhere.
+
+        Returns a future of what was done (see `Shrunk`). A further job ends when the last of its workers has left. This
+        program's own job is made smaller, but for its first node and this program's. Raises `ValueError` for workers
+        that there are not, or where none would be left.
+        """
+        return self._resize(lambda resizing: resizing.shrink(which, now))
+
+    def _resize(self, change: Callable[[Resizing], concurrent.futures.Future[T]]) -> concurrent.futures.Future[T]:
+        if self._closed:
+            raise RuntimeError("cannot grow or shrink after shutdown")
+        with self._broker.lock:
+            future = change(self._broker.resizing)
+        self._broker.post(nothing)  # deadlines may have come nearer
+        return future
 
     def describe(self) -> Description:
         """Return which launcher was chosen, why not those before it, and how many workers stand where."""
