@@ -27,12 +27,12 @@ from __future__ import annotations
 
 from bisect import bisect_right, insort
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from math import inf
 
 from mainstay.holds import Holds
-from mainstay.orders import Assemble, Enrol, Hold, Ranks, Replace, Task, Worker
+from mainstay.orders import Assemble, Enrol, Hold, Members, Ranks, Replace, Task, Worker, order
 from mainstay.parts import Parts
 
 ROUNDS = 8  # turns of each worker of the pool that may go to later tasks while the first gang waits
@@ -49,11 +49,6 @@ class Reservation:
 
     def is_delayed_by(self, task: Task, members: list[Worker]) -> bool:
         return order(self.task) < order(task) and any(worker.id in self.workers for worker in members)
-
-
-def order(task: Task) -> tuple[int, int]:
-    """Return what tasks are sorted by: the highest priority first, then the earliest submit."""
-    return -task.priority, task.id
 
 
 class Gangs:
@@ -95,6 +90,19 @@ class Gangs:
         """Return the first gang of each kind."""
         return [kind[0] for kind in self._waiting.values()]
 
+    def wanting(self) -> list[tuple[Members, int]]:
+        """Return the process sets that gangs wait for, and how many of its members one of them wants at least."""
+        kinds = [(kind.on, kind.least) for kind in self._waiting]
+        return [(members, least) for members, least in kinds if members is not None]
+
+    def withdraw(self, members: Members) -> list[Task]:
+        """Take out the gangs that want more members of a set than it has; return them."""
+        short = [kind for kind in self._waiting if kind.on is members and kind.least > len(members)]
+        tasks = [task for kind in short for task in self._waiting[kind]]
+        for task in tasks:
+            self.remove(task)
+        return tasks
+
     def comes_before(self, single: Task) -> bool:
         """Whether a gang stands before this single task."""
         return self._first is not None and order(self._first) < order(single)
@@ -118,7 +126,7 @@ class Gangs:
         living = [worker for worker in workers.values() if not worker.dying]
         possible = sorted((task for task in self.heads() if self._is_possible(task, living)), key=order)
         if not possible:
-            return next(reversed(idle.values())) if single else None
+            return next(_takers(single, idle), None) if single else None
         head = possible[0]
         wanted = self._place(head, idle.values(), living) or []
         if not _is_alone(head) and not all(worker.namespace for worker in wanted) and self._may_enrol_now(living):
@@ -165,7 +173,7 @@ class Gangs:
                 return self._begin(task, members, now)
         if single is None:
             return None
-        return next((worker for worker in reversed(idle.values()) if may_have(single, [worker])), None)
+        return next((worker for worker in _takers(single, idle) if may_have(single, [worker])), None)
 
     def _lets_pass(
         self, first: Reservation, task: Task, count: int, living: list[Worker], mean: Mean, now: float
@@ -298,6 +306,11 @@ def _may_have(gang: Ranks, worker: Worker) -> bool:
 
 def _is_alone(task: Task) -> bool:
     return task.gang is not None and task.gang.alone
+
+
+def _takers(single: Task, idle: dict[int, Worker]) -> Iterator[Worker]:
+    """Return the idle workers that a task for one worker may have, first the one that was busy last."""
+    return (worker for worker in reversed(idle.values()) if single.on is None or worker.id in single.on)
 
 
 def _usable(task: Task, idle: dict[int, Worker]) -> list[Worker]:

@@ -1,4 +1,14 @@
-"""Which busy workers have room in hand, and which have been silent for too long with several tasks in it. Pure."""
+"""Which busy workers have room in hand, and which have been silent for too long with several tasks in it. Pure.
+
+A busy worker may hold tasks ahead, as many as are expected to last `AHEAD` seconds together, or one of up to `NEXT`
+seconds, so that it does not wait for the network between two tasks. What a task is expected to last is the moving mean
+of its function's run times; of a function that was never measured it is for ever, so such a task gets no company. When
+a worker idles, what others hold ahead of more than `AHEAD` seconds is recalled and given to it. And when no result has
+come from a worker with several tasks for `STALLED` seconds, or for `OVERDUE` if they are long, it is recalled too: one
+of its tasks must be taking longer than expected, and those before it may have results that wait to be sent, and that
+others wait for. A worker that is silent for so long gets no company until a result comes, and one that was recalled
+until its hand is empty.
+"""
 
 from __future__ import annotations
 

@@ -3,10 +3,28 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Container
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any, NamedTuple
+
+
+class Members:
+    """The workers of a process set, by their numbers, as they come and go: whoever holds this sees who is in it now.
+
+    There is one for each name, and what waits for the same one is of one kind.
+    """
+
+    __slots__ = ("name", "numbers")
+
+    def __init__(self, name: str, numbers: Iterable[int] = ()) -> None:
+        self.name, self.numbers = name, set(numbers)
+
+    def __contains__(self, number: object) -> bool:
+        return number in self.numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +38,7 @@ class Ranks:
     least: int = 1
     most: int = 1
     scope: str = "pool"
-    on: Container[int] | None = None  # numbers of workers; None: any
+    on: Members | None = None  # None: any worker
     root_only: bool = False  # whether only rank 0's result is wanted
     nodes: frozenset[str] | None = None  # whose workers may be taken; None: any
     alone: bool = False  # one of the workers runs the task, and the others keep quiet meanwhile; see `holds`
@@ -47,9 +65,15 @@ class Task:
     expected: float = 0.0  # seconds; what it was taken for when it came into a hand
     brings: bool = False  # what it leaves on a node's disk is brought to the client
     gang: Ranks | None = None  # None: it runs on a single worker
+    on: Members | None = None  # of whom that is one; None: any
     overtaken: int = 0  # workers that have gone to later tasks while this gang was the first
     begun: bool = False  # it was sent once, so its future runs and can no longer be cancelled
     pinned: tuple[int, ...] = ()  # the places, among its node's cores, of those that it runs on; empty: on any
+
+
+def order(task: Task) -> tuple[int, int]:
+    """Return what tasks are sorted by: the highest priority first, then the earliest submit."""
+    return -task.priority, task.id
 
 
 @dataclass(eq=False, slots=True)

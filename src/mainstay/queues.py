@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from math import inf
 
-from mainstay.orders import Task, Worker
+from mainstay.orders import Members, Task, Worker, order
 
 SPARE_DEADLINES = 64  # outdated ones that may stand in the heap, beside one for each worker
 
 
 class Queues:
-    """Tasks that want one worker each: one queue for each priority, the highest goes first."""
+    """Tasks of one kind: one queue for each priority, the highest goes first."""
 
     def __init__(self) -> None:
         self.by_priority: dict[int, deque[Task]] = {0: deque()}
@@ -42,6 +42,87 @@ class Queues:
         tasks = [task for negated in sorted(self.priorities) for task in self.by_priority[-negated]]
         self.by_priority, self.priorities = {0: deque()}, [0]
         return tasks
+
+
+class Singles(Queues):
+    """Tasks that want one worker each: any; or, in `bound`, one of a process set.
+
+    A worker of a set that tasks wait for gets what comes first of all that it may have, in the order of priority and
+    submit; so neither kind of task starves the other. Tasks for no set in particular cost what they do without sets.
+
+    Args:
+        fits: whether a task may begin at that time (s).
+        set_apart: called with a task that may not, which is taken out.
+    """
+
+    def __init__(self, fits: Callable[[Task, float], bool], set_apart: Callable[[Task], None]) -> None:
+        super().__init__()
+        self.bound: dict[Members, Queues] = {}
+        self._fits, self._set_apart = fits, set_apart
+
+    def __len__(self) -> int:
+        return super().__len__() + sum(map(len, self.bound.values()))
+
+    @property
+    def unbound(self) -> int:
+        """How many want any worker."""
+        return super().__len__()
+
+    def among(self, members: Members) -> Queues:
+        """Return the queues of the tasks that want a worker of a set."""
+        return self.bound.setdefault(members, Queues())
+
+    def head(self, queues: Queues, now: float) -> deque[Task] | None:
+        """Return the queue of the highest priority that has a task which may begin, at its head."""
+        while (queue := queues.first()) is not None and not self._fits(queue[0], now):
+            self._set_apart(queue.popleft())
+        return queue
+
+    def turns(
+        self, idle: dict[int, Worker], roomy: Mapping[int, Worker], now: float
+    ) -> Iterator[tuple[Worker, deque[Task], int]]:
+        """Yield the workers of sets that tasks wait for, with the queue that each is to have of, and its share."""
+        for members in [members for members, queues in self.bound.items() if not queues]:
+            del self.bound[members]
+        takers = {number: among[number] for among in (roomy, idle) for number in self._wanted(among)}
+        for worker in reversed(takers.values()):
+            bound = [self.head(queues, now) for members, queues in self.bound.items() if worker.id in members]
+            free = self.head(self, now)
+            if len(idle) <= self.unbound or not any(bound):
+                bound.append(free)  # unless all of those could have a worker now, and this one too
+            queue = min(filter(None, bound), key=_order_of, default=None)
+            if queue is not None:
+                yield worker, queue, -(-len(queue) // len(takers))
+
+    def _wanted(self, workers: Collection[int]) -> list[int]:
+        """Return those of the workers that are of a set that tasks wait for."""
+        found: dict[int, None] = {}
+        for members in self.bound:
+            if len(members) < len(workers):
+                found.update((number, None) for number in members.numbers if number in workers)
+            else:
+                found.update((number, None) for number in workers if number in members)
+        return list(found)
+
+    def first_for(self, idle: Mapping[int, Worker], now: float) -> deque[Task] | None:
+        """Return the queue whose head comes first of those that one of these workers may have."""
+        kinds = [queues for members, queues in self.bound.items() if not members.numbers.isdisjoint(idle)]
+        heads = [self.head(queues, now) for queues in (self, *kinds)]
+        return min(filter(None, heads), key=_order_of, default=None)
+
+    def withdraw(self, members: Members) -> list[Task]:
+        """Take out the tasks that want a worker of a set."""
+        return self.bound.pop(members, Queues()).drain()
+
+    def drain(self) -> list[Task]:
+        """Empty the queues; return the tasks in the order in which they would have gone."""
+        tasks, bound = super().drain(), [task for queues in self.bound.values() for task in queues.drain()]
+        self.bound.clear()
+        return sorted([*tasks, *bound], key=order) if bound else tasks
+
+
+def _order_of(queue: deque[Task]) -> tuple[int, int]:
+    return order(queue[0])
 
 
 class Deadlines:

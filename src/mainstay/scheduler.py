@@ -4,17 +4,10 @@
                 ▲            │
                 └── returned, or the worker ended
 
-An essay in three rules; of tasks that want several workers, `gangs` tells.
+An essay in three rules; of tasks that want several workers, `gangs` tells, and of those for a process set `queues`.
 
 *Who gets work.* Idle workers form a stack: the one that was busy last is the likeliest to be awake, so it
-goes first. A busy worker may hold tasks ahead, as many as are expected to last `AHEAD` seconds together, or one
-of up to `NEXT` seconds, so that it does not wait for the network between two tasks. What a task is expected to
-last is the moving mean of its function's run times; of a function that was never measured it is for ever, so
-such a task gets no company. When a worker idles, what others hold ahead of more than `AHEAD` seconds is recalled
-and given to it. And when no result has come from a worker with several tasks for `STALLED` seconds, or for
-`OVERDUE` if they are long, it is recalled too: one of its tasks must be taking longer than expected, and those
-before it may have results that wait to be sent, and that others wait for. A worker that is silent for so long
-gets no company until a result comes, and one that was recalled until its hand is empty.
+goes first. Busy ones may hold short tasks ahead (see `hands`).
 
 *Whom to blame.* A worker runs its hand in order, and tells of results in batches; so when it ends with
 several tasks in hand, which of them ended it cannot be told. All of them run again, each alone ("solo"),
@@ -37,7 +30,7 @@ from math import inf
 from mainstay.gangs import Gangs
 from mainstay.hands import AHEAD, MOST_IN_HAND, NEXT, OVERDUE, STALLED, Hands
 from mainstay.orders import Action, Assemble, Enrol, GiveUp, Hold, Kill, Leave, Recall, Replace, Send, Task, Worker
-from mainstay.queues import Deadlines, Queues
+from mainstay.queues import Deadlines, Singles
 from mainstay.runtimes import RunTimes
 
 
@@ -46,7 +39,7 @@ class Scheduler:
 
     def __init__(self) -> None:
         self.workers: dict[int, Worker] = {}
-        self._queues = Queues()
+        self.queues = Singles(self._fits, lambda task: self.unfit.append(task))
         self._idle: dict[int, Worker] = {}  # a stack: the last in is the first out
         self._hands = Hands()
         self._roomy = self._hands.roomy
@@ -62,12 +55,12 @@ class Scheduler:
 
     @property
     def queued(self) -> int:
-        return len(self._queues) + len(self.gangs)
+        return len(self.queues) + len(self.gangs)
 
     @property
     def demand(self) -> int:
-        """How many workers more than there are what waits could use."""
-        return len(self._queues) + self.gangs.demand
+        """How many workers more than there are what waits could use; for a set, they would not be of it."""
+        return self.queues.unbound + self.gangs.demand
 
     @property
     def is_at_rest(self) -> bool:
@@ -90,12 +83,16 @@ class Scheduler:
         if task.gang is not None:
             self.gangs.add(task)
         else:
-            self._queues.of(task.priority).append(task)
+            (self.queues if task.on is None else self.queues.among(task.on)).of(task.priority).append(task)
         return self._dispatch(now) if self._idle else []
 
     def top_up(self, now: float) -> list[Action]:
         """Let busy workers with room in hand have more; `submit` leaves that, so that calls travel together."""
         return self._dispatch(now) if self._roomy else []
+
+    def regrouped(self, now: float) -> list[Action]:
+        """The members of process sets have changed."""
+        return self._dispatch(now) if self.queues.bound or self.gangs else []
 
     def joined(self, worker_id: int, now: float, node: str = "") -> list[Action]:
         worker = self.workers.setdefault(worker_id, Worker(worker_id, node, since=now))
@@ -223,7 +220,7 @@ class Scheduler:
     def drain(self) -> list[Task]:
         """Empty the queue: return all tasks that are not in a hand, in the order in which they would have gone."""
         unfit, self.unfit = self.unfit, []
-        return self._queues.drain() + self.gangs.drain() + unfit
+        return self.queues.drain() + self.gangs.drain() + unfit
 
     def closes(self, at: float, now: float) -> list[Action]:
         """No task may run at or after that time; it may be told again, and be later or earlier."""
@@ -237,8 +234,10 @@ class Scheduler:
     def _dispatch(self, now: float) -> list[Action]:
         actions: list[Action] = [Leave(worker_id) for worker_id in self._vacated]
         self._vacated.clear()
+        if self.queues.bound:
+            self._serve_sets(actions, now)
         takers = len(self._idle) + len(self._roomy)
-        while (self._idle or self._roomy) and (queue := self._first_queue(now)):
+        while (self._idle or self._roomy) and (queue := self.queues.head(self.queues, now)):
             if self.gangs.comes_before(queue[0]):
                 break
             if self._idle:
@@ -258,11 +257,16 @@ class Scheduler:
             actions.append(self._recall(next(iter(self._hands.heavy.values()))))
         return actions
 
-    def _first_queue(self, now: float) -> deque[Task] | None:
-        """Return the queue of the highest priority that has a task which may begin, at its head."""
-        while (queue := self._queues.first()) is not None and not self._fits(queue[0], now):
-            self.unfit.append(queue.popleft())
-        return queue
+    def _serve_sets(self, actions: list[Action], now: float) -> None:
+        """Tasks wait for workers of process sets."""
+        for worker, queue, share in self.queues.turns(self._idle, self._roomy, now):
+            may_go = worker.idle or self.times.in_hand(queue[0]) <= NEXT
+            if may_go and not self.gangs.comes_before(queue[0]):
+                self._idle.pop(worker.id, None)
+                worker.idle = False
+                tasks = self._fill(worker, queue, share, now)
+                if tasks:
+                    actions.append(Send(worker.id, tasks))
 
     def _take_turns(self, actions: list[Action], now: float) -> None:
         """Gangs wait, and no single task stands before the first of them."""
@@ -273,7 +277,7 @@ class Scheduler:
                 gangs.remove(unfit[0])
                 self.unfit.append(unfit[0])
                 continue
-            queue = self._first_queue(now)
+            queue = self.queues.first_for(self._idle, now)
             chosen = gangs.choose(self._idle, self.workers, queue[0] if queue else None, self.times.of, now)
             if chosen is None:
                 break
@@ -314,8 +318,8 @@ class Scheduler:
             expected, load = self.times.in_hand(queue[0]), worker.load
             if not self._fits(queue[0], now) or (tasks and self.gangs.comes_before(queue[0])):
                 break
-            if hand and load + expected > AHEAD and (len(hand) > 1 or expected > NEXT or load > NEXT):
-                break
+            if hand and load + expected > AHEAD and (len(hand) > 1 or max(expected, load) > NEXT or queue[0].on):
+                break  # for a set, nothing waits behind what is long: who idles may not have it
             task = queue.popleft()
             task.expected = expected
             worker.load = load + expected
@@ -397,4 +401,4 @@ class Scheduler:
             if task.gang is not None:
                 self.gangs.add(task)
             else:
-                self._queues.of(task.priority).appendleft(task)
+                (self.queues if task.on is None else self.queues.among(task.on)).of(task.priority).appendleft(task)

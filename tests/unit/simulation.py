@@ -29,12 +29,17 @@ def check(scheduler: Scheduler) -> None:
         assert len(hand) < 2 or not any(task.solo for task in hand), "a task that must be alone has company"
     since = [worker.since for worker in scheduler._hands.laden.values()]
     assert since == sorted(since), "the longest stalled must stand first"
-    places = Counter(task.id for queue in scheduler._queues.by_priority.values() for task in queue)
+    places = Counter(task.id for queue in scheduler.queues.by_priority.values() for task in queue)
+    for queues in scheduler.queues.bound.values():
+        places.update(task.id for queue in queues.by_priority.values() for task in queue)
     places.update(task.id for kind in scheduler.gangs._waiting.values() for task in kind)
     places.update({task_id for worker in scheduler.workers.values() for task_id in worker.hand})
     assert not places or max(places.values()) == 1, "a task is in two places"
     if scheduler._idle and not scheduler.gangs:
-        assert scheduler.queued == 0, "someone idles while tasks wait"
+        wanted = [members for members, queues in scheduler.queues.bound.items() if queues]
+        assert all(members.numbers.isdisjoint(scheduler._idle) for members in wanted), "a member idles, and is wanted"
+        bound = sum(len(scheduler.queues.bound[members]) for members in wanted)
+        assert scheduler.queued == bound, "someone idles while tasks wait"
         assert not scheduler._hands.heavy or scheduler._errands, "someone idles while another holds long tasks ahead"
 
 

@@ -55,8 +55,8 @@ def sanity_check(scheduler: Scheduler) -> None:
     for hands in (scheduler._hands.laden, scheduler._hands.heavy):
         since = [worker.since for worker in hands.values()]
         assert since == sorted(since), "the longest stalled must stand first"
-    assert sorted(-negated for negated in scheduler._queues.priorities) == sorted(scheduler._queues.by_priority)
-    places = Counter(task.id for queue in scheduler._queues.by_priority.values() for task in queue)
+    assert sorted(-negated for negated in scheduler.queues.priorities) == sorted(scheduler.queues.by_priority)
+    places = Counter(task.id for queue in scheduler.queues.by_priority.values() for task in queue)
     places.update(task_id for worker in scheduler.workers.values() for task_id in worker.hand)
     places.update(task.id for task in scheduler.unfit)
     assert not places or max(places.values()) == 1, "a task is in two places"
@@ -157,7 +157,7 @@ def test_the_higher_priority_goes_first_and_no_empty_queue_stays():
         order.append(task.priority)
         scheduler.finished(0, [(task.id, 1.0)], 0.0)
     assert order[1:] == sorted(order[1:], reverse=True)
-    assert len(scheduler._queues.by_priority) == 1
+    assert len(scheduler.queues.by_priority) == 1
 
 
 def test_what_a_slow_task_blocks_is_recalled_when_another_worker_idles():
@@ -684,7 +684,7 @@ class Conversation(RuleBasedStateMachine):
             if isinstance(action, Send):
                 held = self.hands[action.worker]
                 highest = max(
-                    (task.priority for q in self.scheduler._queues.by_priority.values() for task in q), default=-9
+                    (task.priority for q in self.scheduler.queues.by_priority.values() for task in q), default=-9
                 )
                 assert action.worker in self.scheduler.workers
                 assert min(task.priority for task in action.tasks) >= highest
@@ -847,7 +847,7 @@ class Conversation(RuleBasedStateMachine):
         done = {number for number in self.retired & hands.keys() if not hands[number]}
         assert self.told & hands.keys() <= done
         assert all(number in self.told or self.doomed & {number} for number in done)
-        queued = {task.id for queue in self.scheduler._queues.by_priority.values() for task in queue}
+        queued = {task.id for queue in self.scheduler.queues.by_priority.values() for task in queue}
         queued |= {task.id for task in self.scheduler.unfit}
         assert set(self.tasks) == set(self.ended) | queued | set().union(*hands.values())
 
