@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         PayloadError,
         PoolBroken,
         PreloadFailed,
+        ProcessSetError,
         RemoteError,
         RemoteTraceback,
         ScratchError,
@@ -33,14 +34,18 @@ if TYPE_CHECKING:
     from mainstay.executor import Executor
     from mainstay.journal.keys import memo
     from mainstay.node.context import comm, task
+    from mainstay.node.psets import psets
     from mainstay.node.scratch import scratch, staged
+    from mainstay.process_sets import ProcessSet
     from mainstay.stage.staged import Stage
 
 _PLACES = {
     "Executor": "executor",
+    "ProcessSet": "process_sets",
     "Stage": "stage.staged",
     "comm": "node.context",
     "memo": "journal.keys",
+    "psets": "node.psets",
     "scratch": "node.scratch",
     "staged": "node.scratch",
     "task": "node.context",
@@ -57,6 +62,7 @@ _PLACES = {
             "PayloadError",
             "PoolBroken",
             "PreloadFailed",
+            "ProcessSetError",
             "RemoteError",
             "RemoteTraceback",
             "ScratchError",
@@ -84,6 +90,8 @@ __all__ = [
     "PayloadError",
     "PoolBroken",
     "PreloadFailed",
+    "ProcessSet",
+    "ProcessSetError",
     "RemoteError",
     "RemoteTraceback",
     "ScratchError",
@@ -96,6 +104,7 @@ __all__ = [
     "WorkerDied",
     "comm",
     "memo",
+    "psets",
     "scratch",
     "staged",
     "task",

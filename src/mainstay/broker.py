@@ -33,6 +33,7 @@ from mainstay.orders import GiveUp, Task
 from mainstay.outcomes import End, Outcome, deliver
 from mainstay.peers import AgentState, WorkerState
 from mainstay.reactor import NAP, Reactor, nothing
+from mainstay.registrar import Registrar
 from mainstay.resizing import Resizing
 from mainstay.roster import Roster
 from mainstay.scheduler import Scheduler
@@ -78,25 +79,24 @@ class Broker:
         self._callbacks: deque[Callable[[], object]] = deque()
         self._reactor = Reactor()
         self._burst = 0
-        control, data = self._reactor.control, self._reactor.data
+        control, data, post = self._reactor.control, self._reactor.data, self._reactor.call_soon
         key = auth.new_key()
         self.door = Door(control, key, lambda sock: self.roster.admit(sock), log)
         invitation = Invitation(address.to_text(self.door.addresses), key.hex(), 0, setup["stagger"], most=wanted)
-        self.launches = Launches(chain, start_timeout, invitation, self._reactor.call_soon, log)
+        self.launches = Launches(chain, start_timeout, invitation, post, log)
         self.launches.on_lost = lambda attempt: self.roster.dismiss(self.roster.of_launch(attempt.number))
         self.launches.on_exhausted = self.break_down
         self.launches.why_late = lambda: self.roster.preloading.late()
         self.roster = Roster(self, control, data, self.launches, setup, log)
         self.muster = Muster(self, start_timeout, log)
-        self.enrolments = Enrolments(
-            self, setup["mpi"], self.launches.standing, start_timeout, self._reactor.call_soon, log
-        )
-        self.resizing = Resizing(self, self._reactor.call_soon, self._later, log)
+        self.enrolments = Enrolments(self, setup["mpi"], self.launches.standing, start_timeout, post, log)
+        self.resizing = Resizing(self, post, self._later, log)
+        self.registrar: Registrar = Registrar(self, self._later, start_timeout, log)
         self._acting = Acting(self, self.enrolments.begin)
         self.act = self._acting.act
         self._hearing = Hearing(self, self._acting, self.enrolments)
         self.timed: list[Timed] = [self.door, self.roster, self.launches, self.muster]
-        self.timed += [self.enrolments, self.resizing]
+        self.timed += [self.enrolments, self.resizing, self.registrar]
         self._thread = threading.Thread(target=self._run, name="mainstay-broker", daemon=True)
 
     # -- what the executor and its futures call, in any thread
@@ -190,6 +190,7 @@ class Broker:
         self._closing = self.over = True
         self.broken = PoolBroken("this executor belongs to the parent process; make one of your own after a fork")
         self.roster.abandon()
+        self.registrar.abandon()
         self.door.close()
         self._reactor.close()
 
@@ -296,10 +297,8 @@ class Broker:
         self._hear_last_words(now() + LAST_WORDS)
         with self.lock:
             self.over = True
-            self.roster.close()
-            self.resizing.close()
-            self.door.close()
-            self._reactor.close()
+            for part in (self.roster, self.resizing, self.registrar, self.door, self._reactor):
+                part.close()
             self.changed.notify_all()
         self.enrolments.close()
         self.launches.close()
@@ -317,6 +316,7 @@ class Broker:
     # -- events
 
     def worker_joined(self, worker: WorkerState) -> None:
+        self.registrar.noted()
         self.act(self.scheduler.joined(worker.number, now(), worker.host))
         self.muster.joined()
         self.resizing.growing.look()
@@ -359,6 +359,7 @@ class Broker:
     def worker_left(self, worker: WorkerState, end: End) -> None:
         self._acting.fell(worker, end)
         self.enrolments.worker_left(worker, end)
+        self.registrar.left(worker)
         actions = self.scheduler.left(worker.number, now(), blame=not worker.is_taken)
         if worker.overran is not None:
             actions += self._acting.overran(worker.overran)

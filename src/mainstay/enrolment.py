@@ -61,6 +61,7 @@ class Namespace:
         self.hosts = frozenset(agent.host for agent in self.agents)
         self.lent: dict[int, AgentState] = {}  # who holds the identity of a rank
         self.ranks: dict[WorkerState, int] = {}  # what each has been told to become
+        self.has_pmix = False
         self.enrolled: set[int] = set()
         self.deadline = 0.0  # when it is to stand, or to have ended
         self._launched: Launched | None = None
@@ -124,6 +125,7 @@ class Enrolments:
         self._patience, self._post, self._log = patience, post, log
         self.refused = "" if mpi else "the pool was made with mpi=False; leave that out, or say mpi=True"
         self.library = ""
+        self.on_standing: Callable[[str, bool], None]  # told of a namespace that stands, and whether it has PMIx
         self._joins: bool | None = None  # whether MPI can join namespaces, as far as is known
         self._coming: dict[int, Namespace] = {}  # by number
         self._short_since: float | None = None  # since when a gang has waited that the pool has become too small for
@@ -253,6 +255,7 @@ class Enrolments:
             self._fail(namespace, answer.why_not)
             return
         self.library, worker.port, self._joins = answer.library, answer.port, bool(answer.port)
+        namespace.has_pmix = answer.has_pmix
         namespace.enrolled.add(worker.number)
         if len(namespace.enrolled) == namespace.size:
             self._stand(namespace)
@@ -264,6 +267,7 @@ class Enrolments:
         for worker, rank in namespace.ranks.items():
             worker.namespace, worker.rank = namespace.name, rank
         self._pool.scheduler.gangs.joins = bool(self._joins)
+        self.on_standing(namespace.name, namespace.has_pmix)
         self._pool.act(self._pool.scheduler.enrolled(list(namespace.workers), namespace.name, now()))
 
     def worker_left(self, worker: WorkerState, end: End) -> None:

@@ -17,6 +17,7 @@ __all__ = [
     "PayloadError",
     "PoolBroken",
     "PreloadFailed",
+    "ProcessSetError",
     "RemoteError",
     "RemoteTraceback",
     "ScratchError",
@@ -100,6 +101,10 @@ class GrowError(MainstayError):
 
     Those that came stay.
     """
+
+
+class ProcessSetError(MainstayError):
+    """A process set cannot be used: there is none of that name, it is invalid, or has no members; the message says."""
 
 
 class ScratchError(MainstayError):

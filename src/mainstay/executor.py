@@ -19,6 +19,7 @@ from mainstay.futures import Future
 from mainstay.launch import Launcher, chain
 from mainstay.launches import Log, prepare_stage
 from mainstay.marks import mark
+from mainstay.naming import ProcessSets
 from mainstay.options import Options
 from mainstay.orders import Task
 from mainstay.reactor import nothing
@@ -136,6 +137,7 @@ class Executor(Calls):
         self._broker = self._new_broker(launchers, begins, setup, start_timeout, say)
         if elastic is not None:
             self._broker.resizing.follow_load(elastic, allocate)
+        self.psets = ProcessSets(self._broker)  # by name; also defines, deletes and watches them
         self._broker.launches.stage = staged
         self._broker.roster.preloading = preloading.preloading(preload, journal, say)
         self._broker.on_shut.append(self._broker.roster.preloading.save)
@@ -231,6 +233,7 @@ class Executor(Calls):
     def _task(
         self, options: Options, function: Function, future: Future[T], entry: Entry | None, words: tuple[Any, ...]
     ) -> Task:
+        gang, on = wanted(options, self._broker.enrolments, self._broker.roster, self._broker.registrar)
         return Task(
             next(self._ids),
             function.number,
@@ -243,7 +246,8 @@ class Executor(Calls):
             options.retries,
             options.worker_retries,
             brings=bool(options.stage_out),
-            gang=wanted(options, self._broker.enrolments, self._broker.roster),
+            gang=gang,
+            on=on,
         )
 
     def _map(

@@ -11,6 +11,7 @@ from typing import Protocol
 from mainstay.enrolment import Enrolments
 from mainstay.launches import Launches, Log
 from mainstay.origin import present
+from mainstay.registrar import Registrar
 from mainstay.report import Description, Staged
 from mainstay.roster import Roster
 from mainstay.scheduler import Scheduler
@@ -29,6 +30,7 @@ class Pool(Protocol):
     roster: Roster
     launches: Launches
     enrolments: Enrolments
+    registrar: Registrar
 
     def stands(self) -> None: ...
 
@@ -59,6 +61,7 @@ class Muster:
             roster.preloading.told(),
             self._staged(),
             self._pool.enrolments.told(),
+            self._pool.registrar.bridges.told,
         )
 
     def _staged(self) -> Staged | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from mainstay import staging
+from mainstay.process_sets import ProcessSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,8 @@ class Options:
     ranks: None: the call runs on one worker; a number (int >= 1) or (least, most): it is a gang, and runs on as many
         workers at once, as ranks of one MPI communicator (see `mainstay.comm`); "node": on all workers of one node;
         "all": on all workers.
+    on: a process set, or its name (see `Executor.psets`): the call runs on a worker of it, and a gang on some of them,
+        as they are when its turn comes; None: on any.
     exclusive: whether nothing else of this pool runs on the task's node meanwhile.
     cores: None, or how many cores (int >= 1) of its node are the task's: it is pinned to these (affinity,
         OMP_NUM_THREADS and OMP_PLACES), and as many workers as stand for them run nothing else meanwhile. On a node
@@ -53,6 +56,7 @@ class Options:
     cores: int | None = None
     nodes: str | Sequence[str] | None = None
     gather: str = "all"
+    on: str | ProcessSet | None = None
     stage_in: Sequence[str | os.PathLike[str]] = ()
     stage_out: Mapping[str, str | os.PathLike[str]] | None = None
 
@@ -104,6 +108,8 @@ class Options:
             raise ValueError(f"ranks must be None, an int >= 1, (least, most), 'node' or 'all'; given: {given!r}")
         if self.gather not in ("all", "root"):
             raise ValueError(f"gather must be 'all' or 'root'; given: {self.gather!r}")
+        if not (self.on is None or isinstance(self.on, ProcessSet) or (isinstance(self.on, str) and self.on)):
+            raise ValueError(f"on must be None, a process set or its name, as in ex.psets; given: {self.on!r}")
         if given is not None and self.stage_out:
             raise ValueError("stage_out is for calls on one worker; let the ranks of a gang write where they all can")
 
@@ -115,6 +121,8 @@ class Options:
             raise ValueError(f"nodes must be None, the name of a host or several; given: {self.nodes!r}")
         if names is not None and not self.is_alone:
             raise ValueError("nodes= is for tasks with exclusive=True or cores=; add cores=1")
+        if self.is_alone and self.on is not None:
+            raise ValueError("on= is not for calls with exclusive= or cores=; nodes= says on which hosts these may run")
         if self.is_alone and self.ranks is not None:
             raise ValueError("exclusive= and cores= are for calls on one worker; ranks='node' takes a node as a whole")
 

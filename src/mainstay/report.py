@@ -67,7 +67,7 @@ class Description(NamedTuple):
     executor's making until all stood, None before; `not_used` lists `(launcher, reason)` in the order in which
     they were tried; `ever_started` counts all worker processes that this pool ever forked; `preloaded` is what
     each node imported once, None before; `staged` tells of a staged environment, None without one;
-    `mpi` says which MPI the workers are ranks of, or why of none.
+    `mpi` says which MPI the workers are ranks of, or why of none; `pmix`, once there are ranks, which PMIx they have.
     """
 
     launcher: str
@@ -80,6 +80,7 @@ class Description(NamedTuple):
     preloaded: Preloaded | None = None
     staged: Staged | None = None
     mpi: str = ""
+    pmix: str = ""
 
     def _by_count(self) -> dict[int, list[str]]:
         hosts: dict[int, list[str]] = {}
@@ -92,7 +93,7 @@ class Description(NamedTuple):
         took = "" if self.seconds is None else f" after {self.seconds:.2f} s"
         why = "".join(f"; not {name}: {reason}" for name, reason in self.not_used)
         missing = "" if self.workers >= self.wanted else f" (of {self.wanted})"
-        mpi = f"; MPI: {self.mpi}" if self.mpi else ""
+        mpi = (f"; MPI: {self.mpi}" if self.mpi else "") + (f"; PMIx: {self.pmix}" if self.pmix else "")
         more = mpi + "".join(f"; {what}" for what in (self.staged, self.preloaded) if what is not None)
         return f"launcher {self.launcher or 'not chosen yet'}; workers: {where}{missing}{took}{more}{why}"
 

@@ -12,7 +12,7 @@ import pickle
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from mainstay.errors import InitializerFailed, PreloadFailed
@@ -73,6 +73,7 @@ class Roster:
         self.ever_started = 0
         self.closing = False
         self.files = Files(log)
+        self.on_guest: Callable[[Connection, Frame], None]  # a worker has to do with process sets
         self.preloading = Preloading((), log)  # where something is to be, another is set before the start
         self._turns: Turns[AgentState] = Turns(setup["stagger"], launches.start_timeout)
 
@@ -94,6 +95,8 @@ class Roster:
             self._agent_came(connection, load(first.body))
         elif first.kind in (Kind.WORKER_HELLO, Kind.INITIALIZER_FAILED) and first.number in self.workers:
             self._worker_came(connection, self.workers[first.number], first)
+        elif first.kind in (Kind.ASK, Kind.BRIDGED):
+            self.on_guest(connection, first)
         else:
             connection.close()  # of a launch or a worker that was given up
             return

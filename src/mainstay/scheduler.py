@@ -87,12 +87,9 @@ class Scheduler:
         return self._dispatch(now) if self._idle else []
 
     def top_up(self, now: float) -> list[Action]:
-        """Let busy workers with room in hand have more; `submit` leaves that, so that calls travel together."""
-        return self._dispatch(now) if self._roomy else []
-
-    def regrouped(self, now: float) -> list[Action]:
-        """The members of process sets have changed."""
-        return self._dispatch(now) if self.queues.bound or self.gangs else []
+        """Let busy workers with room in hand have more, which `submit` leaves, so that calls travel together; and let
+        members of process sets that have changed have theirs."""
+        return self._dispatch(now) if self._roomy or self.queues.bound or self.gangs else []
 
     def joined(self, worker_id: int, now: float, node: str = "") -> list[Action]:
         worker = self.workers.setdefault(worker_id, Worker(worker_id, node, since=now))
@@ -260,8 +257,7 @@ class Scheduler:
     def _serve_sets(self, actions: list[Action], now: float) -> None:
         """Tasks wait for workers of process sets."""
         for worker, queue, share in self.queues.turns(self._idle, self._roomy, now):
-            may_go = worker.idle or self.times.in_hand(queue[0]) <= NEXT
-            if may_go and not self.gangs.comes_before(queue[0]):
+            if (worker.idle or self.times.in_hand(queue[0]) <= NEXT) and not self.gangs.comes_before(queue[0]):
                 self._idle.pop(worker.id, None)
                 worker.idle = False
                 tasks = self._fill(worker, queue, share, now)

@@ -5,18 +5,24 @@ from __future__ import annotations
 from mainstay.enrolment import Enrolments
 from mainstay.holds import Holds
 from mainstay.options import Options
-from mainstay.orders import Ranks
+from mainstay.orders import Members, Ranks
+from mainstay.registrar import Registrar
 from mainstay.roster import Roster
 
 
-def wanted(options: Options, enrolments: Enrolments, roster: Roster) -> Ranks | None:
-    """Return the workers that a call wants; None: any one.
+def wanted(
+    options: Options, enrolments: Enrolments, roster: Roster, registrar: Registrar
+) -> tuple[Ranks | None, Members | None]:
+    """Return the workers that a call wants, None: one; and of whom that one is to be, None: of all.
 
-    Raises `GangError` or `ValueError` where the pool can never have them.
+    Raises `GangError`, `ProcessSetError` or `ValueError` where the pool can never have them.
     """
+    gang = None
     if options.ranks is not None:
-        return enrolments.checked(options.ranks, options.gather)
-    return _alone(options, roster) if options.is_alone else None
+        gang = enrolments.checked(options.ranks, options.gather)
+    elif options.is_alone:
+        return _alone(options, roster), None
+    return (gang, None) if options.on is None else registrar.narrowed(gang, options.on)
 
 
 def _alone(options: Options, roster: Roster) -> Ranks:

@@ -81,7 +81,7 @@ def test_workers_that_come_into_a_set_are_given_its_calls_and_what_has_none_can_
     gang = Task(2, UNKNOWN, gang=Ranks(2, 2, on=gpu))
     assert scheduler.submit(gang, 0.0) == []
     gpu.numbers.add(0)
-    assert sent(scheduler.regrouped(0.0)) == {0: [1]}
+    assert sent(scheduler.top_up(0.0)) == {0: [1]}
     gpu.numbers.clear()
     scheduler.submit(Task(3, UNKNOWN, on=gpu), 0.0)
     assert scheduler.gangs.wanting() == [(gpu, 2)]

@@ -45,12 +45,14 @@ class Enrolment(NamedTuple):
 class Enrolled(NamedTuple):
     """What a worker answers: why it did not become a rank (empty: it did), and which MPI it is of.
 
-    `port` is where ranks of other namespaces reach it; empty: this MPI cannot join namespaces.
+    `port` is where ranks of other namespaces reach it; empty: this MPI cannot join namespaces. `has_pmix` says whether
+    its launcher has PMIx.
     """
 
     why_not: str = ""
     library: str = ""
     port: str = ""
+    has_pmix: bool = False
 
 
 class Leaf(NamedTuple):
@@ -144,4 +146,4 @@ def enrol(body: Bytes) -> tuple[Rank | None, Enrolled]:
         )
     except BaseException as error:
         return None, Enrolled(str(error))
-    return rank, Enrolled(library=rank.library, port=rank.port)
+    return rank, Enrolled("", rank.library, rank.port, "PMIX_NAMESPACE" in os.environ)

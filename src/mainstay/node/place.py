@@ -16,6 +16,7 @@ from mainstay.node.home import Home, free, remove
 if TYPE_CHECKING:
     from mainstay.errors import ScratchFull
     from mainstay.node.context import TaskInfo
+    from mainstay.node.psets import Line
     from mainstay.wire.address import Address
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -42,6 +43,7 @@ class Place:
         self.home, self.number = home, number
         self.client = (addresses, key)
         self.used = False  # by the task that runs: there is something to be done after it
+        self.line: Line | None = None  # by which its tasks ask for process sets
         self.given_up = False  # a serial worker's thread that goes on after its task's time
         self._has_entered = False
         self._task = 0

@@ -93,6 +93,10 @@ class Worker:
                     self._pin(frame)
                 elif frame.kind == Kind.UNPIN and self._pinning is not None:
                     self._pinning.end()
+                elif frame.kind == Kind.BRIDGE and self._place is not None:
+                    from mainstay.node.bridge import stand_between  # only where there is PMIx
+
+                    stand_between(self._place)
                 if self._outbox and (not inbox or perf_counter() - self._flushed > self._flush_after):
                     self._flush()
 

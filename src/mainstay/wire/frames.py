@@ -27,7 +27,7 @@ class Kind:
     """A record's type. A name says who sends it to whom."""
 
     # client to worker
-    DEFINE, CALL, GANG, ENROL, PIN, UNPIN = 1, 2, 3, 4, 5, 6
+    DEFINE, CALL, GANG, ENROL, PIN, UNPIN, BRIDGE = 1, 2, 3, 4, 5, 6, 7
     # worker to client
     WORKER_HELLO, RESULT, ERROR, RETURNED, INITIALIZER_FAILED, UNLIKE, IMPORTED = 10, 11, 12, 13, 14, 15, 16
     ENROLLED, RAN = 17, 18
@@ -38,6 +38,8 @@ class Kind:
     LENT = 38
     # files, on a connection of their own: a worker asks for some or brings some; then either end
     FETCH, BRING, FILE, PIECE, DONE, REFUSED = 40, 41, 42, 43, 44, 45
+    # process sets, on a connection of their own: a task asks, and hears; a rank stands between PMIx and the client
+    ASK, NEWS, BRIDGED, PUBLISH, FOUND = 50, 51, 52, 53, 54
 
 
 class Frame(NamedTuple):
