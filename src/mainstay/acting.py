@@ -17,6 +17,7 @@ from mainstay.node.gang import Part
 from mainstay.orders import Action, Assemble, Disband, Enrol, GiveUp, Hold, Kill, Leave, Recall, Replace, Send, Task
 from mainstay.outcomes import End, KeepsNothing, Outcome
 from mainstay.peers import WorkerState
+from mainstay.process_sets import numbered
 from mainstay.roster import Roster
 from mainstay.scheduler import Scheduler
 from mainstay.wire.frames import Bytes, Frame, Kind, encode
@@ -156,7 +157,8 @@ class Acting:
             scheduler.gangs.parts.unassembled(task)
             return scheduler.released([], now())
         assert task.gang is not None
-        gang = self._gangs[task.id] = Gang(task, [self._pool.roster.workers[number] for number in action.workers])
+        members = sorted(map(self._pool.roster.workers.__getitem__, action.workers), key=_as_in_a_set)
+        gang = self._gangs[task.id] = Gang(task, members)
         number, leaves = self._communicators.plan(gang.members)
         homes = [home for home, leaf in enumerate(leaves) for _ in leaf.ranks] or [0] * len(gang.members)
         for index, (worker, home) in enumerate(zip(gang.members, homes, strict=True)):
@@ -214,3 +216,8 @@ class Acting:
             whole = frames[0]._replace(body=body, buffers=buffers)
         seconds = max(frame.number for frame in frames) / 1e6
         self._pool.ended(gang.task, Outcome(gang.task.future, whole, None, root.host, root.number), seconds)
+
+
+def _as_in_a_set(worker: WorkerState) -> tuple[str, int, int]:
+    """Return what the members of a gang are sorted by: as those of a process set are, so its places are their ranks."""
+    return *numbered(worker.namespace), worker.rank

@@ -189,7 +189,7 @@ class Gangs:
     # -- who can form a gang
 
     def _place(self, task: Task, idle: Iterable[Worker], living: list[Worker]) -> list[Worker] | None:
-        """Return workers for a gang, in the order of its ranks, if enough of those that can go together idle."""
+        """Return workers for a gang, if enough of those that can go together idle."""
         assert task.gang is not None
         best: list[Worker] | None = None
         for group in self._groups(task.gang, idle):

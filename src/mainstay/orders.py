@@ -131,7 +131,7 @@ class GiveUp(NamedTuple):
 
 
 class Assemble(NamedTuple):
-    """Send this gang to these workers; their order is that of its ranks."""
+    """Send this gang to these workers."""
 
     task: Task
     workers: list[int]

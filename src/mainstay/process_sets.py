@@ -9,9 +9,9 @@ An essay in four rules, which are those of MPI's sessions and of PMIx.
 *Who is meant.* A process is (namespace, rank): the launch that it came by, and its number in that. A pair is never used
 again. A worker that becomes an MPI rank is another process from then on (`renamed`): its MPI launch, its MPI rank.
 
-*What a set is.* A name, and members that do not change; their order is that of their namespaces' coming, then of their
-ranks, and a member's place in it is its rank in a communicator made of the set. The array of sets only grows: nothing
-that was ever listed is taken away, so what holds a place in it can ask again.
+*What a set is.* A name, and members that do not change; their order is that of their namespaces' coming (mpi-1 before
+mpi-2), then of their ranks, and a member's place in it is its rank in a communicator made of the set. The array of sets
+only grows: nothing that was ever listed is taken away, so what holds a place in it can ask again.
 
 *When a set is valid.* As long as all of its members are there. When one has gone, each set that has it turns invalid
 for good, and stays listed with its members.
@@ -136,7 +136,8 @@ class Registry:
         self.listing = Listing()
         self.events: list[Event] = []  # all of them
         self.hosts: dict[Process, str] = {}  # of the processes that are there
-        self._order: dict[str, int] = {}  # of namespaces, as they came
+        self._spaces: set[str] = set()  # namespaces of the pool, those that are over too
+        self._order: dict[str, int] = {}  # of their names without the numbers, as they came
         self._having: dict[Process, set[int]] = {}  # places of the valid sets that have a process
         self._living: dict[str, set[Process]] = {WORLD: set()}
 
@@ -209,7 +210,8 @@ class Registry:
     # -- one process
 
     def _join(self, process: Process, host: str, touched: dict[str, None]) -> None:
-        self._order.setdefault(process.namespace, len(self._order))
+        self._spaces.add(process.namespace)
+        self._order.setdefault(numbered(process.namespace)[0], len(self._order))
         self.hosts[process] = host
         for name in own_sets(process, host):
             self._living.setdefault(name, set()).add(process)
@@ -280,12 +282,19 @@ class Registry:
         self.listing.apply(event)
         return event
 
-    def _key(self, process: Process) -> tuple[int, str, int]:
-        return self._order.get(process.namespace, len(self._order)), *process
+    def _key(self, process: Process) -> tuple[int, tuple[str, int], int]:
+        space = numbered(process.namespace)
+        return self._order.get(space[0], len(self._order)), space, process.rank
 
     def _has_left(self, process: Process) -> bool:
         """Whether a process was one of the pool's; of others, which PMIx may name, nothing is known."""
-        return process.namespace in self._order and process not in self.hosts
+        return process.namespace in self._spaces and process not in self.hosts
+
+
+def numbered(namespace: str) -> tuple[str, int]:
+    """Return a namespace's name without its number, and that: launches of a kind are numbered as they come."""
+    stem, _, number = namespace.rpartition("-")
+    return (stem, int(number)) if number.isdecimal() else (namespace, 0)
 
 
 def own_sets(process: Process, host: str) -> tuple[str, str, str]:

@@ -22,8 +22,7 @@ def check(registry: Registry) -> None:
         assert one.members, "an empty set was defined"
         assert not (one.valid and any(registry._has_left(member) for member in one.members))
         assert one.valid == any(place in registry._having.get(member, ()) for member in one.members)
-        ranks = [(registry._order.get(member.namespace, 99), member.rank) for member in one.members]
-        assert ranks == sorted(ranks)
+        assert one.members == tuple(sorted(one.members, key=registry._key))
     for name, members in registry._living.items():
         assert members <= registry.hosts.keys()
         if members:
