@@ -25,16 +25,22 @@ class MpiExec:
         hosts: names of the hosts; none: this host.
         hostfile: a file with a host's name first on each line, in place of `hosts`.
         program: the launcher's path; None: `mpiexec` beside the interpreter, else on PATH.
+        rank_flags: further words of the command line that starts the ranks of gangs, such as ["--pset", "ocean"].
     """
 
     name = "mpiexec"
     most_workers = None
 
     def __init__(
-        self, hosts: Sequence[str] = (), *, hostfile: str | Path | None = None, program: str | None = None
+        self,
+        hosts: Sequence[str] = (),
+        *,
+        hostfile: str | Path | None = None,
+        program: str | None = None,
+        rank_flags: Sequence[str] = (),
     ) -> None:
         self._hosts = read_hosts(Path(hostfile)) if hostfile is not None else list(hosts)
-        self._program = program
+        self._program, self._rank_flags = program, rank_flags
 
     def why_not(self) -> str | None:
         program = self._find()
@@ -85,11 +91,12 @@ class MpiExec:
         named = {name.partition(".")[0]: name for name in self._hosts}
         hosts = {named.get(host.partition(".")[0], host): count for host, count in places.items()}
         here = not self._hosts and set(places) == {os.uname().nodename}
+        slot = [*self._rank_flags, *SLOT, door]
         environment = {"SLURM_OVERLAP": "1", **more}  # in a Slurm job, the agents' step has the CPUs
         if flavour_of(program) == "hydra":
-            return Process(hydra_slots_argv(program, hosts, here, [*SLOT, door]), environment, tethered=True)
+            return Process(hydra_slots_argv(program, hosts, here, slot), environment, tethered=True)
         environment |= allow_root() if os.geteuid() == 0 else {}
-        return Process(openmpi_slots_argv(program, hosts, here, [*SLOT, door]), environment, tethered=True)
+        return Process(openmpi_slots_argv(program, hosts, here, slot), environment, tethered=True)
 
     def further(self, used: Collection[str]) -> MpiExec | None:
         """Return a launcher for those of the hosts that are not used; None if there are none."""

@@ -16,7 +16,7 @@ Names = tuple[tuple[str, int], ...]
 Found = Callable[[str, Names], None]
 
 STRING, PROC, DATA_ARRAY = 3, 22, 39  # types of data
-SUCCESS, NOT_FOUND = 0, -46
+SUCCESS = 0
 PROCESS_SET_DEFINE = -55
 NO_ACTION_TAKEN = -331  # let other handlers hear of the event too
 SET_NAMES, SET_MEMBERS = b"pmix.qry.psets", b"pmix.qry.pmems"
@@ -78,12 +78,14 @@ Handler = c.CFUNCTYPE(
 )
 
 
+handlers: list[Any] = []  # PMIx calls them as long as this process lives
+
+
 class Pmix:
     """This process as a client of PMIx; MPI has been initialised, so it is one already. Raises `Unavailable`."""
 
     def __init__(self) -> None:
         self._lib = loaded()
-        self._handler: Any = None
         me = Proc()
         status = self._lib.PMIx_Init(c.byref(me), None, c.c_size_t(0))
         if status != SUCCESS:
@@ -124,9 +126,10 @@ class Pmix:
                 if answer:
                     Answered(answer)(NO_ACTION_TAKEN, None, 0, None, None, data)
 
-        self._handler = Handler(on_event)
+        handler = Handler(on_event)
+        handlers.append(handler)
         codes = (c.c_int * 1)(PROCESS_SET_DEFINE)
-        self._lib.PMIx_Register_event_handler(codes, c.c_size_t(1), None, c.c_size_t(0), self._handler, None, None)
+        self._lib.PMIx_Register_event_handler(codes, c.c_size_t(1), None, c.c_size_t(0), handler, None, None)
 
     def _query(self, key: bytes, qualifier: Info | None = None) -> list[Value]:
         keys = (c.c_char_p * 2)(key, None)
