@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 from test_gangs_real import MISSING, OPENMPI
@@ -251,6 +254,19 @@ def test_sets_go_to_pmix_and_come_from_it_and_another_rank_takes_over(with_pmix)
     assert left.submit(define_outside, "polar", 2).result(60) is None
     wait_until(lambda: "polar" in executor.psets, 60)
     assert executor.psets["coast"].source == "user", "its own is kept"
+
+
+def test_the_worked_example_prints_what_the_docs_show():
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, root / "examples" / "process_sets.py"],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert (done.stderr, done.returncode) == ("", 0)
+    assert f"```\n{done.stdout.rstrip()}\n```" in (root / "docs" / "psets.md").read_text()
 
 
 def test_without_pmix_everything_else_works_and_describe_says_so():
