@@ -88,9 +88,7 @@ class Broker:
         self.launches.why_late = lambda: self.roster.preloading.late()
         self.roster = Roster(self, control, data, self.launches, setup, log)
         self.muster = Muster(self, start_timeout, log)
-        self.enrolments = Enrolments(
-            self, setup["mpi"], self.launches.standing, start_timeout, self._reactor.call_soon, log
-        )
+        self.enrolments = Enrolments(self, setup["mpi"], self.launches, start_timeout, self._reactor.call_soon, log)
         self.resizing = Resizing(self, self._reactor.call_soon, self._later, log)
         self._acting = Acting(self, self.enrolments.begin)
         self.act = self._acting.act

@@ -26,7 +26,7 @@ from typing import Protocol, cast
 from mainstay.errors import GangError
 from mainstay.launch import Launched, Launcher, Starter
 from mainstay.launch.mpiexec import MpiExec
-from mainstay.launches import GRACE, Log, Post
+from mainstay.launches import GRACE, Launches, Log, Post
 from mainstay.node.gang import Enrolled, Enrolment
 from mainstay.orders import Action, Enrol, Ranks, Task
 from mainstay.outcomes import End
@@ -106,7 +106,7 @@ class Enrolments:
 
     Args:
         mpi: "auto" (when the first gang is asked for), True (at the start) or False (never).
-        launcher: returns the launcher whose agents stand, None between two.
+        launches: by whose launchers agents have come.
         patience: seconds that a namespace may take to stand.
         post: runs a call in the broker's thread.
     """
@@ -115,12 +115,12 @@ class Enrolments:
         self,
         pool: Pool,
         mpi: bool | str,
-        launcher: Callable[[], Launcher | None],
+        launches: Launches,
         patience: float,
         post: Post,
         log: Log,
     ) -> None:
-        self._pool, self._mpi, self._launcher = pool, mpi, launcher
+        self._pool, self._mpi, self._launches = pool, mpi, launches
         self._patience, self._post, self._log = patience, post, log
         self.refused = "" if mpi else "the pool was made with mpi=False; leave that out, or say mpi=True"
         self.library = ""
@@ -143,7 +143,7 @@ class Enrolments:
         return wanted
 
     def _check(self, least: int, given: object) -> None:
-        roster, launcher = self._pool.roster, self._launcher()
+        roster, launcher = self._pool.roster, self._launches.standing()
         if launcher is not None and getattr(launcher, "in_process", False):
             raise GangError(
                 f"the launcher {launcher.name!r} has no processes for a gang; launcher='local' or another has"
@@ -179,7 +179,7 @@ class Enrolments:
 
     def begin(self, numbers: list[int]) -> None:
         """Make these workers ranks: of one namespace, or of one on each node."""
-        launcher = self._launcher()
+        launcher = self._launches.standing()
         workers = [self._pool.roster.workers[number] for number in numbers if number in self._pool.roster.workers]
         by_host: dict[str, list[WorkerState]] = {}
         for worker in workers:
@@ -190,7 +190,8 @@ class Enrolments:
             self._ask(launcher, list(by_host), numbers)
         else:
             for some in by_host.values() if self._joins else filter(None, [workers]):
-                self._launch(launcher, some)
+                own = self._launches.attempt(some[0].agent.launch) if self._joins else None
+                self._launch(own.launcher if own else launcher, some)
 
     def _ask(self, launcher: Launcher, hosts: list[str], numbers: list[int]) -> None:
         """Ask, in a thread, whether what will start ranks is of an MPI that can join namespaces; then begin."""
