@@ -58,7 +58,7 @@ class Namespace:
         self.size = len(workers)
         self.workers = {worker.number: worker for worker in workers}
         self.agents = list(dict.fromkeys(worker.agent for worker in workers))
-        self.hosts = frozenset(agent.host for agent in self.agents)
+        self.places = Counter(worker.host for worker in workers)
         self.lent: dict[int, AgentState] = {}  # who holds the identity of a rank
         self.ranks: dict[WorkerState, int] = {}  # what each has been told to become
         self.enrolled: set[int] = set()
@@ -75,8 +75,7 @@ class Namespace:
 
     def _run(self, launcher: Launcher) -> str:
         try:
-            places = Counter(worker.host for worker in self.workers.values())
-            launched = self._launched = starter(launcher, list(places)).start_slots(self.door, places)
+            launched = self._launched = starter(launcher, list(self.places)).start_slots(self.door, self.places)
             if self._over:
                 launched.end()
             return launched.wait()
@@ -181,17 +180,19 @@ class Enrolments:
         """Make these workers ranks: of one namespace, or of one on each node."""
         launcher = self._launches.standing()
         workers = [self._pool.roster.workers[number] for number in numbers if number in self._pool.roster.workers]
-        by_host: dict[str, list[WorkerState]] = {}
+        by_node: dict[AgentState, list[WorkerState]] = {}
         for worker in workers:
-            by_host.setdefault(worker.host, []).append(worker)
+            by_node.setdefault(worker.agent, []).append(worker)
         if launcher is None:
             self._pool.act(self._pool.scheduler.enrolled(numbers, "", now()))
-        elif len(by_host) > 1 and self._joins is None:
-            self._ask(launcher, list(by_host), numbers)
-        else:
-            for some in by_host.values() if self._joins else filter(None, [workers]):
-                own = self._launches.attempt(some[0].agent.launch) if self._joins else None
-                self._launch(own.launcher if own else launcher, some)
+        elif len(by_node) > 1 and self._joins is None:
+            self._ask(launcher, [agent.host for agent in by_node], numbers)
+        elif self._joins:
+            for agent, some in by_node.items():
+                attempt = self._launches.attempt(agent.launch)
+                self._launch(launcher if attempt is None else attempt.launcher, some)
+        elif workers:
+            self._launch(launcher, workers)
 
     def _ask(self, launcher: Launcher, hosts: list[str], numbers: list[int]) -> None:
         """Ask, in a thread, whether what will start ranks is of an MPI that can join namespaces; then begin."""
@@ -201,7 +202,10 @@ class Enrolments:
             self.begin(numbers)
 
         def ask() -> None:
-            joins = starter(launcher, hosts).joins()
+            try:
+                joins = starter(launcher, hosts).joins()
+            except Exception:
+                joins = False  # the launch will say what is wrong
             self._post(lambda: told(joins))
 
         threading.Thread(target=ask, name="mainstay-ranks-ask", daemon=True).start()
@@ -260,7 +264,7 @@ class Enrolments:
 
     def _stand(self, namespace: Namespace) -> None:
         del self._coming[namespace.number]
-        self._failures.pop(namespace.hosts, None)
+        self._failures.pop(frozenset(namespace.places), None)
         self._standing[namespace.name] = namespace
         for worker, rank in namespace.ranks.items():
             worker.namespace, worker.rank = namespace.name, rank
@@ -295,13 +299,13 @@ class Enrolments:
         """A coming namespace is given up; who has been told of it may be blocked in MPI for ever."""
         del self._coming[namespace.number]
         scheduler, roster = self._pool.scheduler, self._pool.roster
-        self._failures[namespace.hosts] += 1
+        self._failures[frozenset(namespace.places)] += 1
         self._log(logging.WARNING, f"MPI ranks could not be started: {reason}")
         self._dissolve(namespace)
         for worker in namespace.ranks:
             scheduler.leaving(worker.number)
             roster.tell(worker.number, Kind.KILL)
-        if self._failures[namespace.hosts] >= MOST_FAILURES:
+        if self._failures[frozenset(namespace.places)] >= MOST_FAILURES:
             self.refused = (
                 f"MPI ranks could not be started, {MOST_FAILURES} times one after another; the last time: {reason}"
             )
