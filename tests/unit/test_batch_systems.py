@@ -97,6 +97,6 @@ def test_ranks_are_started_where_and_as_many_as_told():
 
 def test_ranks_of_a_slurm_job_are_placed_one_by_one():
     here = allocation({"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_CPUS_PER_NODE": "4,1"})
-    argv = slots_argv("srun", here, {"n1.of.the.cluster": 2, "n2": 1}, ["slot", "door"])
+    argv = slots_argv(["srun", "--overlap"], here, {"n1.of.the.cluster": 2, "n2": 1}, ["slot", "door"])
     assert {"--jobid=7", "--nodes=2", "--ntasks=3", "--nodelist=n1,n1,n2", "--mpi=pmi2", "--overlap"} <= set(argv)
     assert argv[-2:] == ["slot", "door"]

@@ -22,20 +22,22 @@ def joins() -> bool:
     return speaks_pmi2() or MpiExec().joins()
 
 
-def start_ranks(here: Allocation, program: str, door: str, places: Mapping[str, int]) -> Process:
-    """Start as many MPI ranks on each host as are told; they lend their identities at that door."""
+def start_ranks(here: Allocation, program: str, overlap: list[str], door: str, places: Mapping[str, int]) -> Process:
+    """Start as many MPI ranks on each host as are told; they lend their identities at that door.
+
+    `program` is srun, and `overlap` what it is told to overlap with other steps.
+    """
     if not speaks_pmi2():
         return MpiExec(list(places)).start_slots(door, places)
     hidden = (*RANK_VARIABLES, *OPTIONS)
-    return Process(slots_argv(program, here, places, [*SLOT, door]), {}, tethered=True, hidden=hidden)
+    return Process(slots_argv([program, *overlap], here, places, [*SLOT, door]), {}, tethered=True, hidden=hidden)
 
 
-def slots_argv(program: str, here: Allocation, places: Mapping[str, int], command: Sequence[str]) -> list[str]:
+def slots_argv(program: list[str], here: Allocation, places: Mapping[str, int], command: Sequence[str]) -> list[str]:
     """Return srun's command line for MPI ranks, as many on each host as are told, even where CPUs are fewer."""
     names = [host.partition(".")[0] for host, count in places.items() for _ in range(count)]
     return [
-        program,
-        "--overlap",
+        *program,
         f"--jobid={here.job}",
         f"--nodes={len(places)}",
         f"--ntasks={len(names)}",

@@ -80,7 +80,8 @@ class Srun:
 
     def start_slots(self, door: str, places: Mapping[str, int]) -> Process:
         """Start as many MPI ranks on each host as are told; they lend their identities at that door."""
-        return ranks.start_ranks(*self._found(), door, places)
+        here, program = self._found()
+        return ranks.start_ranks(here, program, overlap(version_of(program)), door, places)
 
     def further(self, used: Collection[str]) -> Srun | None:
         """Return a launcher for those nodes of the allocation that are not used; None if there are none."""
@@ -240,7 +241,7 @@ def srun_argv(
     names = [lost] if lost else [node.name for node in here.nodes]
     return [
         program,
-        *(["--overlap"] if version >= OVERLAP_SINCE else []),
+        *overlap(version),
         f"--jobid={here.job}",
         f"--nodelist={','.join(names)}",
         *([f"--immediate={IMMEDIATE}"] if lost else []),
@@ -257,6 +258,11 @@ def srun_argv(
         "--job-name=mainstay-pool",
         *command,
     ]
+
+
+def overlap(version: tuple[int, int]) -> list[str]:
+    """Return what tells a version of srun to share the CPUs of other steps."""
+    return ["--overlap"] if version >= OVERLAP_SINCE else []
 
 
 @functools.cache
