@@ -89,7 +89,7 @@ class Broker:
         self.launches.why_late = lambda: self.roster.preloading.late()
         self.roster = Roster(self, control, data, self.launches, setup, log)
         self.muster = Muster(self, start_timeout, log)
-        self.enrolments = Enrolments(self, setup["mpi"], self.launches.standing, start_timeout, post, log)
+        self.enrolments = Enrolments(self, setup["mpi"], self.launches, start_timeout, post, log)
         self.resizing = Resizing(self, post, self._later, log)
         self.registrar: Registrar = Registrar(self, self._later, start_timeout, log)
         self._acting = Acting(self, self.enrolments.begin)

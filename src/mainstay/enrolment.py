@@ -26,7 +26,7 @@ from typing import Protocol, cast
 from mainstay.errors import GangError
 from mainstay.launch import Launched, Launcher, Starter
 from mainstay.launch.mpiexec import MpiExec
-from mainstay.launches import GRACE, Log, Post
+from mainstay.launches import GRACE, Launches, Log, Post
 from mainstay.node.gang import Enrolled, Enrolment
 from mainstay.orders import Action, Enrol, Ranks, Task
 from mainstay.outcomes import End
@@ -58,7 +58,7 @@ class Namespace:
         self.size = len(workers)
         self.workers = {worker.number: worker for worker in workers}
         self.agents = list(dict.fromkeys(worker.agent for worker in workers))
-        self.hosts = frozenset(agent.host for agent in self.agents)
+        self.places = Counter(worker.host for worker in workers)
         self.lent: dict[int, AgentState] = {}  # who holds the identity of a rank
         self.ranks: dict[WorkerState, int] = {}  # what each has been told to become
         self.has_pmix = False
@@ -76,8 +76,7 @@ class Namespace:
 
     def _run(self, launcher: Launcher) -> str:
         try:
-            places = Counter(worker.host for worker in self.workers.values())
-            launched = self._launched = starter(launcher, list(places)).start_slots(self.door, places)
+            launched = self._launched = starter(launcher, list(self.places)).start_slots(self.door, self.places)
             if self._over:
                 launched.end()
             return launched.wait()
@@ -107,7 +106,7 @@ class Enrolments:
 
     Args:
         mpi: "auto" (when the first gang is asked for), True (at the start) or False (never).
-        launcher: returns the launcher whose agents stand, None between two.
+        launches: by whose launchers agents have come.
         patience: seconds that a namespace may take to stand.
         post: runs a call in the broker's thread.
     """
@@ -116,12 +115,12 @@ class Enrolments:
         self,
         pool: Pool,
         mpi: bool | str,
-        launcher: Callable[[], Launcher | None],
+        launches: Launches,
         patience: float,
         post: Post,
         log: Log,
     ) -> None:
-        self._pool, self._mpi, self._launcher = pool, mpi, launcher
+        self._pool, self._mpi, self._launches = pool, mpi, launches
         self._patience, self._post, self._log = patience, post, log
         self.refused = "" if mpi else "the pool was made with mpi=False; leave that out, or say mpi=True"
         self.library = ""
@@ -145,7 +144,7 @@ class Enrolments:
         return wanted
 
     def _check(self, least: int, given: object) -> None:
-        roster, launcher = self._pool.roster, self._launcher()
+        roster, launcher = self._pool.roster, self._launches.standing()
         if launcher is not None and getattr(launcher, "in_process", False):
             raise GangError(
                 f"the launcher {launcher.name!r} has no processes for a gang; launcher='local' or another has"
@@ -181,18 +180,21 @@ class Enrolments:
 
     def begin(self, numbers: list[int]) -> None:
         """Make these workers ranks: of one namespace, or of one on each node."""
-        launcher = self._launcher()
+        launcher = self._launches.standing()
         workers = [self._pool.roster.workers[number] for number in numbers if number in self._pool.roster.workers]
-        by_host: dict[str, list[WorkerState]] = {}
+        by_node: dict[AgentState, list[WorkerState]] = {}
         for worker in workers:
-            by_host.setdefault(worker.host, []).append(worker)
+            by_node.setdefault(worker.agent, []).append(worker)
         if launcher is None:
             self._pool.act(self._pool.scheduler.enrolled(numbers, "", now()))
-        elif len(by_host) > 1 and self._joins is None:
-            self._ask(launcher, list(by_host), numbers)
-        else:
-            for some in by_host.values() if self._joins else filter(None, [workers]):
-                self._launch(launcher, some)
+        elif len(by_node) > 1 and self._joins is None:
+            self._ask(launcher, [agent.host for agent in by_node], numbers)
+        elif self._joins:
+            for agent, some in by_node.items():
+                attempt = self._launches.attempt(agent.launch)
+                self._launch(launcher if attempt is None else attempt.launcher, some)
+        elif workers:
+            self._launch(launcher, workers)
 
     def _ask(self, launcher: Launcher, hosts: list[str], numbers: list[int]) -> None:
         """Ask, in a thread, whether what will start ranks is of an MPI that can join namespaces; then begin."""
@@ -202,7 +204,10 @@ class Enrolments:
             self.begin(numbers)
 
         def ask() -> None:
-            joins = starter(launcher, hosts).joins()
+            try:
+                joins = starter(launcher, hosts).joins()
+            except Exception:
+                joins = False  # the launch will say what is wrong
             self._post(lambda: told(joins))
 
         threading.Thread(target=ask, name="mainstay-ranks-ask", daemon=True).start()
@@ -262,7 +267,7 @@ class Enrolments:
 
     def _stand(self, namespace: Namespace) -> None:
         del self._coming[namespace.number]
-        self._failures.pop(namespace.hosts, None)
+        self._failures.pop(frozenset(namespace.places), None)
         self._standing[namespace.name] = namespace
         for worker, rank in namespace.ranks.items():
             worker.namespace, worker.rank = namespace.name, rank
@@ -298,13 +303,13 @@ class Enrolments:
         """A coming namespace is given up; who has been told of it may be blocked in MPI for ever."""
         del self._coming[namespace.number]
         scheduler, roster = self._pool.scheduler, self._pool.roster
-        self._failures[namespace.hosts] += 1
+        self._failures[frozenset(namespace.places)] += 1
         self._log(logging.WARNING, f"MPI ranks could not be started: {reason}")
         self._dissolve(namespace)
         for worker in namespace.ranks:
             scheduler.leaving(worker.number)
             roster.tell(worker.number, Kind.KILL)
-        if self._failures[namespace.hosts] >= MOST_FAILURES:
+        if self._failures[frozenset(namespace.places)] >= MOST_FAILURES:
             self.refused = (
                 f"MPI ranks could not be started, {MOST_FAILURES} times one after another; the last time: {reason}"
             )

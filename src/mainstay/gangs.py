@@ -30,6 +30,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from math import inf
+from operator import attrgetter
 
 from mainstay.holds import Holds
 from mainstay.orders import Assemble, Enrol, Hold, Members, Ranks, Replace, Task, Worker, order
@@ -201,7 +202,7 @@ class Gangs:
         most = len(best) if task.gang.scope in ("node", "all") else task.gang.most
         if task.gang.scope == "cores":
             most = self._least(task.gang, best[0], living)
-        return sorted(best, key=_closeness(best))[:most]
+        return _closest(best)[:most]
 
     def _least(self, gang: Ranks, one: Worker, living: list[Worker]) -> int:
         """Return how many workers a gang must have if this one is among them."""
@@ -286,18 +287,22 @@ def _fitness(group: list[Worker]) -> tuple[bool, int]:
     return all(worker.namespace for worker in group), -len(group)
 
 
-def _closeness(group: list[Worker]) -> Callable[[Worker], tuple[object, ...]]:
-    """Return what the workers of a group are sorted by, so that the first are on few nodes and in few namespaces."""
-    on_node = Counter(worker.node for worker in group)
-    among = Counter(worker.namespace for worker in group)
-    return lambda worker: (
-        not worker.namespace,
-        -on_node[worker.node],
-        worker.node,
-        -among[worker.namespace],
-        worker.namespace,
-        worker.id,
-    )
+def _closest(group: list[Worker]) -> list[Worker]:
+    """Return the workers of a group in such an order that the first have ranks, on few nodes and in few namespaces."""
+    group.sort(key=attrgetter("id"))
+    on_node = Counter(map(attrgetter("node"), group))
+    among = Counter(map(attrgetter("namespace"), group))
+    if len(on_node) > 1 or len(among) > 1:
+        group.sort(
+            key=lambda worker: (
+                not worker.namespace,
+                -on_node[worker.node],
+                worker.node,
+                -among[worker.namespace],
+                worker.namespace,
+            )
+        )
+    return group
 
 
 def _may_have(gang: Ranks, worker: Worker) -> bool:

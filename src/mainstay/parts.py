@@ -59,7 +59,7 @@ class Parts:
         if running is None or worker not in running.busy:
             return []
         running.busy.discard(worker)
-        running.is_broken |= how == "died"
+        running.is_broken |= how in ("died", "left")
         if how != "returned" and running.failed is None:
             running.failed, running.how = worker, how
             running.deadline = min(running.deadline, now + GRACE)

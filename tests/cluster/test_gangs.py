@@ -103,24 +103,25 @@ def test_workers_on_three_hosts_are_killed_and_every_gang_is_right(cluster, way)
     if "program" in WAYS[way] and not OPENMPI.exists():
         pytest.skip("no Open MPI: `make test` sets it up")
     folder = cluster.shared / way.replace(" ", "-").replace("'", "")
-    text = script(cluster, folder, rounds=ROUNDS, **WAYS[way])
+    rounds = min(ROUNDS, 2) if "program" in WAYS[way] and "MAINSTAY_GANGS" not in os.environ else ROUNDS
+    text = script(cluster, folder, rounds=rounds, **WAYS[way])
     job = cluster.submit(text, "-N3", "--ntasks-per-node=2", "--time=10")
     chance = random.Random(2)
-    for number in range(1, ROUNDS + 1):
+    for number in range(1, rounds + 1):
         cluster.until(lambda number=number: begun(folder) >= number, 120, f"round {number} has begun")
         kill_a_worker(cluster, chance)
     ended = cluster.wait(job, 120)
     assert ended.output.endswith("all right\n"), ended.output
-    names = [line.split()[1:] for line in ended.output.splitlines() if line.startswith("namespace")]
+    names = [tuple(line.split()[1:]) for line in ended.output.splitlines() if line.startswith("namespace")]
     assert {host for host, _ in names} == {"n1", "n2", "n3"}
     if "program" in WAYS[way]:
         assert len({name for _, name in names[:3]}) == 1
     else:
-        assert len({name for _, name in names}) == len(names), "one namespace is of one host"
+        assert len({name for _, name in names}) == len(set(names)), "one namespace is of one host"
         assert "namespaces, joined by gangs that want it" in ended.output
 
 
-def test_a_host_is_lost_under_gangs_and_the_others_stay_ranks(cluster):
+def test_a_host_is_lost_under_gangs_and_every_gang_is_right(cluster):
     folder = cluster.shared / "host"
     text = script(cluster, folder, launcher="srun", rounds=2)
     job = cluster.submit(text, "-N3", "--ntasks-per-node=2", "--no-kill", "--time=10")
@@ -129,3 +130,4 @@ def test_a_host_is_lost_under_gangs_and_the_others_stay_ranks(cluster):
     cluster.start("n3")
     ended = cluster.wait(job, 180)
     assert ended.output.endswith("all right\n"), ended.output
+    assert "the agent on n3 has said nothing" in ended.output, ended.output

@@ -9,6 +9,8 @@ import pytest
 from mainstay.launch import find, lsf, pbs
 from mainstay.launch.hosted import reached_by
 from mainstay.launch.mpiexec import hydra_slots_argv, openmpi_argv, openmpi_slots_argv
+from mainstay.launch.ranks import slots_argv
+from mainstay.slurm import allocation
 from mainstay.world import job_of
 
 
@@ -91,3 +93,10 @@ def test_ranks_are_started_where_and_as_many_as_told():
             "door",
         ]
     )
+
+
+def test_ranks_of_a_slurm_job_are_placed_one_by_one():
+    here = allocation({"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_CPUS_PER_NODE": "4,1"})
+    argv = slots_argv(["srun", "--overlap"], here, {"n1.of.the.cluster": 2, "n2": 1}, ["slot", "door"])
+    assert {"--jobid=7", "--nodes=2", "--ntasks=3", "--nodelist=n1,n1,n2", "--mpi=pmi2", "--overlap"} <= set(argv)
+    assert argv[-2:] == ["slot", "door"]

@@ -6,7 +6,10 @@ import random
 from collections import deque
 from itertools import groupby
 from math import inf
+from queue import Queue
+from types import SimpleNamespace
 from typing import ClassVar
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given, settings
@@ -17,6 +20,7 @@ from mainstay.enrolment import Enrolments
 from mainstay.gangs import ROUNDS
 from mainstay.orders import Assemble, Disband, Enrol, Leave, Ranks, Replace, Send, Task, Worker
 from mainstay.parts import GRACE
+from mainstay.peers import WorkerState
 from mainstay.scheduler import Scheduler
 
 TOO_SMALL = "it wants 2 workers at least; the pool has lost some, and has 1 now"
@@ -459,6 +463,44 @@ def test_a_gang_that_the_pool_has_become_too_small_for_is_given_up_after_a_while
     assert not pool.scheduler.gangs
     enrolments.tick(122.0)
     assert enrolments.next_deadline() is None
+
+
+class Recorded:
+    """A launcher of ranks, and the launches that have it: says what it is asked for, and starts nothing."""
+
+    name, current = "recorded", None
+
+    def __init__(self, joins):
+        self.joins, self.asked, self.launcher, self.launched = joins, Queue(), self, 0
+
+    def standing(self):
+        return self
+
+    def attempt(self, number):
+        return self
+
+    def start_slots(self, door, places):
+        self.asked.put(dict(places))
+        raise OSError("starts nothing")
+
+
+TOGETHER = [{"n1": 2, "n2": 1}]
+
+
+@pytest.mark.parametrize(
+    ("joins", "expected"),
+    [(lambda: True, [{"n1": 2}, {"n2": 1}]), (lambda: False, TOGETHER), (lambda: 1 / 0, TOGETHER)],
+    ids=["it can", "it cannot", "nobody knows"],
+)
+def test_where_namespaces_can_be_joined_each_node_has_its_own(joins, expected):
+    agents = [Mock(host=host, launch=1, namespace="") for host in ("n1", "n2")]
+    workers = {number: WorkerState(number, agents[number // 3], number) for number in (1, 2, 3)}
+    pool = SimpleNamespace(roster=SimpleNamespace(workers=workers), scheduler=Scheduler())
+    posted, launches = Queue(), Recorded(joins)
+    enrolments = Enrolments(pool, "auto", launches, 120.0, posted.put, None)
+    enrolments.begin([1, 2, 3])
+    posted.get(timeout=30)()  # what was asked is told
+    assert sorted((launches.asked.get(timeout=30) for _ in expected), key=str) == expected
 
 
 def test_a_cancelled_gang_lets_its_workers_go():

@@ -15,11 +15,11 @@ import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from mainstay.launch import Invitation
+from mainstay.launch import Invitation, ranks
 from mainstay.launch.process import RANK_VARIABLES, Process, tether
-from mainstay.launch.srun import PATIENCE, Steps, give_back, start_step
+from mainstay.launch.srun import PATIENCE, Steps, give_back, overlap, start_step, version_of
 from mainstay.slurm import Allocation, allocation
 
 END = b"\0END\0"
@@ -54,6 +54,14 @@ class Salloc:
     def rejoin(self, invitation: Invitation, host: str) -> Process:
         """Start an agent on one node, which was lost."""
         return start_step(invitation, self._here(), _srun(), lost=host.partition(".")[0])
+
+    def joins(self) -> bool:
+        """Whether the ranks of separate launches can be joined, as far as can be told before."""
+        return ranks.joins()
+
+    def start_slots(self, door: str, places: Mapping[str, int]) -> Process:
+        """Start as many MPI ranks on each host as are told; they lend their identities at that door."""
+        return ranks.start_ranks(self._here(), _srun(), overlap(version_of(_srun())), door, places)
 
     def give_back(self, host: str) -> None:
         """Take a node out of the job, if that is not over. Raises `OSError`."""

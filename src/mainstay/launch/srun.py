@@ -2,7 +2,7 @@
 
 The step overlaps with whatever runs already: the batch script, the step of `srun --pty bash`, a world of ranks. It is
 told everything on its command line, since what it inherits from a step (`SLURM_NTASKS`, …) it would take for options.
-MPI ranks are steps too, by Slurm's own PMI-2; those of Open MPI, which does not speak it, are started by its mpiexec.
+Of MPI ranks, which are steps too, `ranks` tells.
 
 Slurm ends a step as it starts when one of its nodes does not answer, and starts none on nodes that the job has lost.
 So a step that fails is started again without those.
@@ -20,9 +20,8 @@ import threading
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from mainstay.launch import Invitation, spread
-from mainstay.launch.mpiexec import MpiExec
-from mainstay.launch.process import RANK_VARIABLES, SLOT, Process
+from mainstay.launch import Invitation, ranks, spread
+from mainstay.launch.process import RANK_VARIABLES, Process
 from mainstay.launch.world import not_rank_0, open_gates
 from mainstay.origin import present
 from mainstay.slurm import OPTIONS, Allocation, allocation, environment, hosts
@@ -76,16 +75,13 @@ class Srun:
         return start_step(invitation, *self._found(), lost=host.partition(".")[0])
 
     def joins(self) -> bool:
-        """Whether the ranks of separate steps can be joined, as far as can be told: Open MPI's cannot."""
-        return speaks_pmi2() or MpiExec().joins()
+        """Whether the ranks of separate launches can be joined, as far as can be told before."""
+        return ranks.joins()
 
     def start_slots(self, door: str, places: Mapping[str, int]) -> Process:
         """Start as many MPI ranks on each host as are told; they lend their identities at that door."""
-        if not speaks_pmi2():
-            return MpiExec(list(places)).start_slots(door, places)
         here, program = self._found()
-        hidden = (*RANK_VARIABLES, *OPTIONS)
-        return Process(slots_argv(program, here, places, [*SLOT, door]), {}, tethered=True, hidden=hidden)
+        return ranks.start_ranks(here, program, overlap(version_of(program)), door, places)
 
     def further(self, used: Collection[str]) -> Srun | None:
         """Return a launcher for those nodes of the allocation that are not used; None if there are none."""
@@ -245,7 +241,7 @@ def srun_argv(
     names = [lost] if lost else [node.name for node in here.nodes]
     return [
         program,
-        *(["--overlap"] if version >= OVERLAP_SINCE else []),
+        *overlap(version),
         f"--jobid={here.job}",
         f"--nodelist={','.join(names)}",
         *([f"--immediate={IMMEDIATE}"] if lost else []),
@@ -264,44 +260,9 @@ def srun_argv(
     ]
 
 
-def slots_argv(program: str, here: Allocation, places: Mapping[str, int], command: Sequence[str]) -> list[str]:
-    """Return srun's command line for MPI ranks, as many on each host as are told, even where CPUs are fewer."""
-    names = [host.partition(".")[0] for host, count in places.items() for _ in range(count)]
-    return [
-        program,
-        "--overlap",
-        f"--jobid={here.job}",
-        f"--nodes={len(places)}",
-        f"--ntasks={len(names)}",
-        "--distribution=arbitrary",  # as the list says, which has a host once for each rank
-        f"--nodelist={','.join(names)}",
-        "--overcommit",
-        "--mpi=pmi2",
-        "--cpu-bind=none",
-        "--kill-on-bad-exit=0",
-        "--no-kill",
-        "--wait=0",
-        "--input=none",
-        "--export=ALL",
-        "--job-name=mainstay-ranks",
-        *command,
-    ]
-
-
-def speaks_pmi2() -> bool:
-    """Whether ranks of the MPI that is here are started by Slurm's PMI-2: it is not Open MPI, and Slurm has that."""
-    return MpiExec().flavour() != "openmpi" and "pmi2" in kinds_of(shutil.which("srun") or "srun")
-
-
-@functools.cache
-def kinds_of(program: str) -> list[str]:
-    """Return the process managers that Slurm has for MPI; none if it does not tell."""
-    command = [program, "--mpi=list"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)  # noqa: S603
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return (done.stdout + done.stderr).split()
+def overlap(version: tuple[int, int]) -> list[str]:
+    """Return what tells a version of srun to share the CPUs of other steps."""
+    return ["--overlap"] if version >= OVERLAP_SINCE else []
 
 
 @functools.cache

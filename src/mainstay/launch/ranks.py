@@ -1,0 +1,72 @@
+"""MPI ranks of hosts in a Slurm job: a step of Slurm's own, or by Open MPI's mpiexec, which starts one itself.
+
+The step overlaps with the agents', which has the CPUs; the ranks' processes sleep.
+"""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+
+from mainstay.launch.mpiexec import MpiExec
+from mainstay.launch.process import RANK_VARIABLES, SLOT, Process
+from mainstay.slurm import OPTIONS, Allocation
+
+PATIENCE = 20.0  # seconds for an answer of Slurm's
+
+
+def joins() -> bool:
+    """Whether the ranks of separate steps can be joined, as far as can be told before: Open MPI's cannot."""
+    return speaks_pmi2() or MpiExec().joins()
+
+
+def start_ranks(here: Allocation, program: str, overlap: list[str], door: str, places: Mapping[str, int]) -> Process:
+    """Start as many MPI ranks on each host as are told; they lend their identities at that door.
+
+    `program` is srun, and `overlap` what it is told to overlap with other steps.
+    """
+    if not speaks_pmi2():
+        return MpiExec(list(places)).start_slots(door, places)
+    hidden = (*RANK_VARIABLES, *OPTIONS)
+    return Process(slots_argv([program, *overlap], here, places, [*SLOT, door]), {}, tethered=True, hidden=hidden)
+
+
+def slots_argv(program: list[str], here: Allocation, places: Mapping[str, int], command: Sequence[str]) -> list[str]:
+    """Return srun's command line for MPI ranks, as many on each host as are told, even where CPUs are fewer."""
+    names = [host.partition(".")[0] for host, count in places.items() for _ in range(count)]
+    return [
+        *program,
+        f"--jobid={here.job}",
+        f"--nodes={len(places)}",
+        f"--ntasks={len(names)}",
+        "--distribution=arbitrary",  # as the list says, which has a host once for each rank
+        f"--nodelist={','.join(names)}",
+        "--overcommit",
+        "--mpi=pmi2",
+        "--cpu-bind=none",
+        "--kill-on-bad-exit=0",
+        "--no-kill",
+        "--wait=0",
+        "--input=none",
+        "--export=ALL",
+        "--job-name=mainstay-ranks",
+        *command,
+    ]
+
+
+def speaks_pmi2() -> bool:
+    """Whether ranks of the MPI that is here are started by Slurm's PMI-2: it is not Open MPI, and Slurm has that."""
+    return MpiExec().flavour() != "openmpi" and "pmi2" in kinds_of(shutil.which("srun") or "srun")
+
+
+@functools.cache
+def kinds_of(program: str) -> list[str]:
+    """Return the process managers that Slurm has for MPI; none if it does not tell."""
+    command = [program, "--mpi=list"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return (done.stdout + done.stderr).split()
