@@ -98,9 +98,9 @@ class Change(NamedTuple):
 
 
 class Elastic:
-    """Decides for a pool that is to have from `least` to `most` workers (None: as many as there is room for)."""
+    """Decides for a pool that is to have from `least` to `most` workers."""
 
-    def __init__(self, least: int, most: int | None, idle_timeout: float) -> None:
+    def __init__(self, least: int, most: int, idle_timeout: float) -> None:
         self.least, self.most, self.idle_timeout = least, most, idle_timeout
         self._waits_since: float | None = None
         self._not_before = 0.0  # since it could not grow
@@ -114,7 +114,7 @@ class Elastic:
             self._waits_since = now
         elif self._waits_since + PATIENCE <= now and self._not_before <= now:
             self._waits_since = now
-            more = wanted if self.most is None else min(wanted, self.most - load.workers)
+            more = min(wanted, self.most - load.workers)
             if more > 0:
                 return Change(more)
         spare = load.workers - self.least

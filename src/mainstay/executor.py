@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mainstay import interrupts, lifetime, mapping, preloading, settings, world
 from mainstay.broker import Broker
-from mainstay.calls import Calls
 from mainstay.errors import JournalError
 from mainstay.futures import Future
 from mainstay.launch import Launcher, chain
@@ -21,8 +20,7 @@ from mainstay.launches import Log, prepare_stage
 from mainstay.marks import mark
 from mainstay.options import Options
 from mainstay.orders import Task
-from mainstay.report import Description, WorkerInfo
-from mainstay.timeline import Span
+from mainstay.pool import Pool
 from mainstay.wanted import wanted
 from mainstay.wire.functions import Function, FunctionTable
 from mainstay.wire.payload import dump
@@ -37,7 +35,7 @@ T = TypeVar("T")
 WITNESS = "mainstay.journal.witness"  # what workers of a pool with a journal need besides, imported once on each node
 
 
-class Executor(Calls):
+class Executor(Pool):
     """Workers that stay, behind the standard interface.
 
     Args:
@@ -69,6 +67,11 @@ class Executor(Calls):
             file and runs workers from its own copy, in a directory and with a HOME of the node; None: workers run from
             the environment that runs this program.
         timeline: whether workers report when each task began and ended (see `timeline`), some 0.3 kB of memory a task.
+        min_workers, idle_timeout: where one of them is given, the pool grows and shrinks by load, between
+            `min_workers` (int >= 1; None: 1), with which it starts, and `max_workers`: it grows when calls wait, and
+            workers that have idled for `idle_timeout` seconds (None: 60) leave.
+        allocate: flags of `salloc`, as `["--nodes=2", "--time=1:00:00"]`: how such a pool asks for a further Slurm job
+            when there is no room for more workers.
         log: called with each line that tells of launches; None: the logger "mainstay" (its start at INFO,
             what went wrong at WARNING).
 
@@ -98,6 +101,9 @@ class Executor(Calls):
         scratch: str | os.PathLike[str] | None = None,
         stage: str | os.PathLike[str] | Stage | None = None,
         timeline: bool = False,
+        min_workers: int | None = None,
+        idle_timeout: float | None = None,
+        allocate: Sequence[str] | None = None,
         log: Callable[[str], object] | None = None,
     ) -> None:
         settings.check_workers(max_workers, initializer)
@@ -120,7 +126,11 @@ class Executor(Calls):
         say = settings.logger(log)
         staged = prepare_stage(stage, setup, say)
         self._keeper = None if journal is None else self._open_journal(journal, journal_sync, say)
-        self._broker = self._new_broker(launchers, max_workers, setup, start_timeout, say)
+        elastic = settings.elastic(min_workers, max_workers, idle_timeout, allocate)
+        begins = max_workers if elastic is None else elastic.least
+        self._broker = self._new_broker(launchers, begins, setup, start_timeout, say)
+        if elastic is not None:
+            self._broker.resizing.follow_load(elastic, allocate)
         self._broker.launches.stage = staged
         self._broker.roster.preloading = preloading.preloading(preload, journal, say)
         self._broker.on_shut.append(self._broker.roster.preloading.save)
@@ -302,40 +312,3 @@ class Executor(Calls):
         except JournalError:
             if kind is None:
                 raise  # else what ended the block matters more; the log has told of this
-
-    @property
-    def size(self) -> int:
-        """How many workers the pool has or, before any stands, expects."""
-        return len(self._broker.roster.workers) or self._max_workers
-
-    @property
-    def is_broken(self) -> bool:
-        """Whether the pool can run nothing more: no launcher works, or the initializer failed."""
-        return self._broker.broken is not None
-
-    @property
-    def workers(self) -> list[WorkerInfo]:
-        """The workers that stand or are starting, with what each does now."""
-        with self._broker.lock:
-            return self._broker.roster.infos(self._broker.scheduler.workers)
-
-    @property
-    def timeline(self) -> list[Span]:
-        """What ran when and where, as the workers report it, in the order in which it ended; see `Span`."""
-        return list(self._broker.timeline)
-
-    def describe(self) -> Description:
-        """Return which launcher was chosen, why not those before it, and how many workers stand where."""
-        with self._broker.lock:
-            return self._broker.muster.describe()
-
-    def wait_ready(self, n: int | None = None, timeout: float | None = None) -> Description:
-        """Wait until `n` workers stand (None: all), for at most `timeout` seconds (None: without an end of its own).
-
-        Returns `describe()`. Raises `LaunchError` when no launcher brings workers, `TimeoutError` when fewer
-        than `n` stand in time, `ValueError` for an `n` that the pool will never have.
-        """
-        most = max(self._broker.launches.wanted or 0, self._broker.scheduler.gangs.ceiling)
-        if n is not None and not 0 < n <= (most or n):
-            raise ValueError(f"n must be from 1 to max_workers={most}; given: {n}")
-        return self._broker.muster.wait_ready(n, timeout)

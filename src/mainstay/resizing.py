@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, TypeVar
 
+from mainstay import settings
 from mainstay.elastic import Elastic, Load
 from mainstay.errors import PoolBroken
 from mainstay.growing import Growing
 from mainstay.launch import Launcher
+from mainstay.launch.salloc import Salloc
 from mainstay.launches import Log, Post
 from mainstay.peers import WorkerState
-from mainstay.shrinking import Pool, Shrinking
+from mainstay.report import WorkerInfo
+from mainstay.shrinking import Pool, Shrinking, Shrunk, Which
 
 T = TypeVar("T")
 now = time.monotonic
@@ -38,13 +41,38 @@ class Resizing:
         self.growing = Growing(pool, later, self._could_not_grow)
         self.shrinking = Shrinking(pool, post, later, log)
         self.elastic: Elastic | None = None
-        self.reserve: Launcher | None = None  # where an elastic pool's further workers come from
+        self._reserve: Launcher | None = None  # where an elastic pool's further workers come from
+        self._closed: BaseException | None = None
         self._stands = self._waited = False
         self._waiting: list[tuple[Callable[[], Future[Any]], Future[Any]]] = []  # for the pool to stand
         self._look_at: float | None = None
 
-    def when_it_stands(self, change: Callable[[], Future[T]]) -> Future[T]:
+    def follow_load(self, elastic: Elastic, allocate: Sequence[str] | None) -> None:
+        """Grow and shrink by load from now on; `allocate` says how to ask for a job where there is no room for more."""
+        self.elastic, self._reserve = elastic, None if allocate is None else Salloc(allocate)
+        self._pool.scheduler.gangs.ceiling = elastic.most
+
+    def grow(
+        self, count: int | None, allocate: Sequence[str] | None, timeout: float | None
+    ) -> Future[list[WorkerInfo]]:
+        """See `Executor.grow`."""
+        settings.check_growth(count, allocate, timeout)
+        wanted, most = self._pool.launches.wanted, self._pool.scheduler.gangs.ceiling
+        if count is not None and most and (wanted or 0) + count > most:
+            raise ValueError(f"grow({count}): the pool has {wanted} workers, and max_workers={most}")
+        launcher = None if allocate is None else Salloc(allocate)
+        patience = self._pool.launches.start_timeout if timeout is None else timeout
+        return self._when_it_stands(lambda: self.growing.grow(count, launcher, patience))
+
+    def shrink(self, which: int | Which, at_once: bool) -> Future[Shrunk]:
+        """See `Executor.shrink`."""
+        least = 1 if self.elastic is None else self.elastic.least
+        return self._when_it_stands(lambda: self.shrinking.shrink(which, at_once, least))
+
+    def _when_it_stands(self, change: Callable[[], Future[T]]) -> Future[T]:
         """Grow or shrink, now or as soon as the pool stands; what is wrong is raised, or told by the future."""
+        if self._closed is not None:
+            raise self._closed
         if self._stands:
             return change()
         promised: Future[T] = Future()
@@ -98,12 +126,12 @@ class Resizing:
             self._grow_by_load(change.more)
         elif change.fewer:
             idlers = [worker for worker in staying if worker.number in change.idlers]
-            self.shrinking.shrink(self.shrinking.choose_among(change.fewer, idlers, set()), at_once=False)
+            self.shrinking.take(self.shrinking.choose_among(change.fewer, idlers, set()), at_once=False)
         self._look_at = elastic.next_look(load, time_now)
 
     def _grow_by_load(self, count: int) -> None:
         try:
-            self.growing.grow(count, self.reserve, self._pool.launches.start_timeout)
+            self.growing.grow(count, self._reserve, self._pool.launches.start_timeout)
         except ValueError as error:
             self._could_not_grow()
             self._log(logging.INFO, f"the pool could be larger, but cannot be: {error}")
@@ -113,7 +141,7 @@ class Resizing:
 
     def close(self, error: BaseException | None = None) -> None:
         """The pool has ended, or broken down: nobody will come any more, and all are gone."""
-        told = error or PoolBroken("the pool was closed")
+        told = self._closed = error or PoolBroken("the pool was closed")
         futures: list[Future[Any]] = [future for _, future in self._waiting]
         futures += [growth.future for growth in self.growing.under_way]
         futures += [leaving.future for leaving in self.shrinking.under_way]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mainstay import preloading, turns
+from mainstay.elastic import Elastic
 from mainstay.launches import Log
 from mainstay.wire.payload import dump
 
@@ -47,6 +48,38 @@ def check_scratch(scratch: str | os.PathLike[str] | None) -> None:
     """Raise `ValueError` for a directory that is not told from the root."""
     if scratch is not None and not os.fspath(scratch).startswith(("/", "$", "~")):
         raise ValueError(f"scratch must be None or an absolute path of a directory; given: {scratch!r}")
+
+
+def elastic(
+    min_workers: int | None, max_workers: int | None, idle_timeout: float | None, allocate: Sequence[str] | None
+) -> Elastic | None:
+    """Return the policy of a pool that grows and shrinks by load; None for one that does not. Raises `ValueError`."""
+    if min_workers is None and idle_timeout is None:
+        if allocate is not None:
+            raise ValueError("allocate= is for a pool that grows by load: give it min_workers= or idle_timeout= too")
+        return None
+    least, idle = min_workers or 1, 60.0 if idle_timeout is None else idle_timeout
+    if max_workers is None:
+        raise ValueError("a pool that grows by load wants max_workers=: how many workers it may have at the most")
+    if isinstance(allocate, str):
+        raise TypeError(f"allocate must be a list of flags of salloc, as ['--nodes=2']; given: {allocate!r}")
+    if not 1 <= least <= max_workers:
+        raise ValueError(f"min_workers must be from 1 to max_workers={max_workers}; given: {min_workers}")
+    if not idle > 0:
+        raise ValueError(f"idle_timeout must be a number of seconds > 0; given: {idle_timeout!r}")
+    return Elastic(least, max_workers, idle)
+
+
+def check_growth(count: int | None, allocate: Sequence[str] | None, timeout: float | None) -> None:
+    """Raise `TypeError` or `ValueError` for what `Executor.grow` cannot do."""
+    if count is None and allocate is None:
+        raise ValueError("grow(): say how many workers, as grow(4), or how to ask for a job, as grow(allocate=[...])")
+    if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
+        raise ValueError(f"grow({count!r}): how many workers must be an int >= 1")
+    if isinstance(allocate, str):
+        raise TypeError(f"allocate must be a list of flags of salloc, as ['--nodes=2']; given: {allocate!r}")
+    if timeout is not None and not timeout > 0:
+        raise ValueError(f"timeout must be None or a number of seconds > 0; given: {timeout!r}")
 
 
 def setup(

@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import NamedTuple, Protocol
 
@@ -23,6 +23,8 @@ from mainstay.scheduler import Scheduler
 from mainstay.wire.frames import Kind
 
 now = time.monotonic
+# A worker, or several: each as `Executor.workers` shows it, by its id, or as MPI and PMIx name it.
+Which = WorkerInfo | Iterable[WorkerInfo | int | tuple[str, int]]
 
 
 class Shrunk(NamedTuple):
@@ -68,6 +70,21 @@ class Shrinking:
         self._pool, self._post, self._later, self._log = pool, post, later, log
         self.under_way: list[Leaving] = []
 
+    def shrink(self, which: int | Which, at_once: bool, least: int) -> Future[Shrunk]:
+        """Let workers leave; raise `ValueError` where fewer than `least` would be left (see `Executor.shrink`)."""
+        workers = self._pool.roster.workers.values()
+        staying = {worker.number: worker for worker in workers if not worker.is_leaving}
+        if isinstance(which, int) and which < 1:
+            raise ValueError(f"shrink({which}): how many workers leave must be an int >= 1")
+        numbers = None if isinstance(which, int) else {*_numbers(which, staying)}
+        count = which if isinstance(which, int) else len(numbers or ())
+        if len(staying) - count < least:
+            raise ValueError(
+                f"shrink: {count} of {len(staying)} workers are to leave, and {least} must stay at least; "
+                "ex.shutdown() ends them all"
+            )
+        return self.take(self.choose(count) if numbers is None else sorted(numbers), at_once)
+
     def choose(self, count: int) -> list[int]:
         """Return which workers leave when so many are to."""
         scheduled = self._pool.scheduler.workers
@@ -91,8 +108,8 @@ class Shrinking:
         ]
         return leavers(count, told, {place: agent.staying for place, agent in enumerate(agents)})
 
-    def shrink(self, numbers: Collection[int], at_once: bool) -> Future[Shrunk]:
-        """Let these workers leave (see `Executor.shrink`)."""
+    def take(self, numbers: Collection[int], at_once: bool) -> Future[Shrunk]:
+        """Let these workers leave."""
         roster, scheduler = self._pool.roster, self._pool.scheduler
         workers = [roster.workers[number] for number in numbers]
         leaving = Leaving([worker.info(scheduler.workers.get(worker.number)) for worker in workers])
@@ -166,6 +183,18 @@ class Shrinking:
         if leaving in self.under_way and not leaving.waiting and not leaving.nodes:
             self.under_way.remove(leaving)
             self._later(lambda: leaving.future.set_result(leaving.told))
+
+
+def _numbers(which: Which, staying: Mapping[int, WorkerState]) -> Iterator[int]:
+    """Return the numbers of the workers that were named; raise `ValueError` for one that there is not."""
+    by_rank = {(worker.namespace, worker.rank): number for number, worker in staying.items()}
+    for one in [which] if isinstance(which, WorkerInfo) else getattr(which, "members", which):
+        number = one.id if isinstance(one, WorkerInfo) else one
+        if isinstance(number, tuple):
+            number = by_rank.get((number[0], number[1]), 0)
+        if number not in staying:
+            raise ValueError(f"shrink: {one!r} is no worker of this pool that stays; those are {sorted(staying)}")
+        yield number
 
 
 def _is_home(agent: AgentState) -> bool:

@@ -36,6 +36,7 @@ LAYERS = [
     ["broker"],
     ["futures", "lifetime", "mapping"],
     ["calls", "resuming"],
+    ["pool"],
     ["executor"],
     ["strategy"],
     ["doctor"],
