@@ -107,16 +107,14 @@ class Elastic:
 
     def look(self, load: Load, now: float) -> Change:
         """Return what is to change. Look again when `next_look` says so."""
-        wanted = load.waiting - load.starting - len(load.idle_since)
+        wanted = min(load.waiting - load.starting - len(load.idle_since), self.most - load.workers)
         if wanted <= 0:
             self._waits_since = None
         elif self._waits_since is None:
             self._waits_since = now
         elif self._waits_since + PATIENCE <= now and self._not_before <= now:
             self._waits_since = now
-            more = min(wanted, self.most - load.workers)
-            if more > 0:
-                return Change(more)
+            return Change(wanted)
         spare = load.workers - self.least
         if spare <= 0 or load.waiting:
             return Change()
@@ -129,7 +127,7 @@ class Elastic:
             return max(self._waits_since + PATIENCE, self._not_before)
         if load.workers <= self.least or load.waiting:
             return None
-        return max(now, min(load.idle_since.values(), default=now)) + self.idle_timeout
+        return max(now, min(load.idle_since.values(), default=now) + self.idle_timeout)
 
     def could_not_grow(self, now: float) -> None:
         """There is no room, or what was to bring workers has failed."""

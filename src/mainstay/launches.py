@@ -118,7 +118,7 @@ class Attempt:
         """Give a host back on which nobody is left; with the last one, a further launch ends. Raises `OSError`."""
         if self.is_released and is_further:
             self.finish(time.monotonic() + GRACE)
-        elif hasattr(self.launcher, "give_back"):
+        if hasattr(self.launcher, "give_back"):
             self.launcher.give_back(host)
 
 
@@ -166,6 +166,7 @@ class Launches:
                 self.on_exhausted(LaunchError(self.reasons))
             return
         self._fruitless += 1
+        self.most = self.most if self.most is None else max(1, self.most)
         self._brought_workers = False
         attempt = self.current = self._attempt(self._chain[0], self.most)
         self.deadline = attempt.begun + self.start_timeout
@@ -248,12 +249,12 @@ class Launches:
             self.lost(attempt, name, now)
         return is_back
 
-    def lost_all(self, attempt: Attempt, now: float) -> None:
+    def lost_all(self, attempt: Attempt | None, now: float) -> None:
         """The last agent of a launch is gone: the current one has `GRACE` seconds to end and say why."""
-        if attempt is self.current:
+        if attempt is not None and attempt is self.current:
             self.deadline = now + GRACE
             self._late = "every agent that it had started is gone"
-        else:
+        elif attempt is not None:
             attempt.end()
 
     @property
@@ -297,9 +298,10 @@ class Launches:
             return
         self._log(logging.WARNING, f"launcher {attempt.launcher.name}, started to grow: {reason}; the pool is smaller")
         attempt.on_failed(reason)
-        if not self.further and (self.current is None or self.current.is_released):
-            self.most = self.most or attempt.wanted  # nobody is left: as it was at first
-            self.begin()
+        if not self.further and not self.most:
+            self.most = attempt.wanted  # all were there; the current launch is begun again
+        if self.current is None and not self.further:
+            self.on_exhausted(LaunchError(self.reasons))
 
     def _what_next(self, again: bool) -> str:
         if again:

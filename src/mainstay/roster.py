@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from mainstay.errors import InitializerFailed, PreloadFailed
 from mainstay.files import Files
+from mainstay.launch import spread
 from mainstay.launches import GRACE, Attempt, Launches, Log
 from mainstay.node.preload import Failure, Report
 from mainstay.orders import Worker
@@ -270,7 +271,20 @@ class Roster:
             self._pool.worker_leaving(worker)  # all, before the tasks of the first look for another
         for worker in lost:
             self._worker_gone(worker, End())
+        if not self.closing:
+            self._make_up_for_all()
         self._pool.headcount_changed()
+
+    def _make_up_for_all(self) -> None:
+        """Where no worker is left, agents that had none get some; where no agent is, the launch is begun again."""
+        left = [agent for agent in self.agents if not agent.is_released]
+        if not left:
+            self._launches.lost_all(self._launches.current, time.monotonic())
+        elif not any(agent.staying for agent in left):
+            missing = self._launches.wanted or 1
+            room = [agent.cores if agent.room is None else agent.room for agent in left]
+            for agent, count in zip(left, spread([max(1, most) for most in room], missing), strict=True):
+                self.enlist(agent, count)
 
     def release(self, agent: AgentState) -> None:
         """Its last worker has left: its node is given back."""

@@ -58,7 +58,7 @@ def elastic(
         if allocate is not None:
             raise ValueError("allocate= is for a pool that grows by load: give it min_workers= or idle_timeout= too")
         return None
-    least, idle = min_workers or 1, 60.0 if idle_timeout is None else idle_timeout
+    least, idle = 1 if min_workers is None else min_workers, 60.0 if idle_timeout is None else idle_timeout
     if max_workers is None:
         raise ValueError("a pool that grows by load wants max_workers=: how many workers it may have at the most")
     if isinstance(allocate, str):

@@ -56,8 +56,10 @@ class Salloc:
         return start_step(invitation, self._here(), _srun(), lost=host.partition(".")[0])
 
     def give_back(self, host: str) -> None:
-        """Take a node out of the job. Raises `OSError`."""
+        """Take a node out of the job, if that is not over. Raises `OSError`."""
         assert self._job is not None
+        if self._job.is_over:
+            return
         give_back(self._here(), host.partition(".")[0])
         self._job.here = self._here().without({host.partition(".")[0]})
 
@@ -145,6 +147,11 @@ class Job:
             self._steps.end()
         if self._salloc.poll() is None:
             self._salloc.send_signal(signal.SIGTERM)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the job is given back, or on its way."""
+        return self._ended
 
     @property
     def number(self) -> str:
