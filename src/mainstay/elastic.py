@@ -125,7 +125,9 @@ class Elastic:
         """Return when time alone changes something; None: it does not."""
         if self._waits_since is not None:
             return max(self._waits_since + PATIENCE, self._not_before)
-        if load.workers <= self.least or load.waiting:
+        if load.waiting:
+            return now + PATIENCE if load.workers < self.most else None
+        if load.workers <= self.least:
             return None
         return max(now, min(load.idle_since.values(), default=now) + self.idle_timeout)
 

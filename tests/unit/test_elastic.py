@@ -81,6 +81,7 @@ def test_it_grows_when_tasks_have_waited_for_a_while():
     assert policy.next_look(waits, 0.0) == PATIENCE
     assert policy.look(waits, PATIENCE) == Change(4)
     assert policy.look(Load(6, 4, 4, {}), 2 * PATIENCE) == Change()  # they are starting
+    assert policy.next_look(Load(6, 4, 4, {}), 2 * PATIENCE) == 3 * PATIENCE
     assert policy.look(Load(6, 0, 9, {}), 3 * PATIENCE) == Change()
     assert policy.look(Load(6, 0, 9, {}), 4 * PATIENCE) == Change(2)  # no more than the most
 
