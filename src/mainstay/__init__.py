@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         PayloadError,
         PoolBroken,
         PreloadFailed,
+        ProgramFailed,
         RemoteError,
         RemoteTraceback,
         ScratchError,
@@ -33,10 +34,12 @@ if TYPE_CHECKING:
     from mainstay.executor import Executor
     from mainstay.journal.keys import memo
     from mainstay.node.context import comm, task
+    from mainstay.node.program import Completed
     from mainstay.node.scratch import scratch, staged
     from mainstay.stage.staged import Stage
 
 _PLACES = {
+    "Completed": "node.program",
     "Executor": "executor",
     "Stage": "stage.staged",
     "comm": "node.context",
@@ -57,6 +60,7 @@ _PLACES = {
             "PayloadError",
             "PoolBroken",
             "PreloadFailed",
+            "ProgramFailed",
             "RemoteError",
             "RemoteTraceback",
             "ScratchError",
@@ -73,6 +77,7 @@ _PLACES = {
 
 __all__ = [
     "AllocationEnding",
+    "Completed",
     "Executor",
     "GangError",
     "GrowError",
@@ -84,6 +89,7 @@ __all__ = [
     "PayloadError",
     "PoolBroken",
     "PreloadFailed",
+    "ProgramFailed",
     "RemoteError",
     "RemoteTraceback",
     "ScratchError",

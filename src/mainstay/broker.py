@@ -91,7 +91,7 @@ class Broker:
             self, setup["mpi"], self.launches.standing, start_timeout, self._reactor.call_soon, log
         )
         self.resizing = Resizing(self, self._reactor.call_soon, self._later, log)
-        self._acting = Acting(self, self.enrolments.begin)
+        self._acting = Acting(self, self.enrolments.begin, self.enrolments.places)
         self.act = self._acting.act
         self._hearing = Hearing(self, self._acting, self.enrolments)
         self.timed: list[Timed] = [self.door, self.roster, self.launches, self.muster]

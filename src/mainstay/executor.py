@@ -18,6 +18,7 @@ from mainstay.futures import Future
 from mainstay.launch import Launcher, chain
 from mainstay.launches import Log, prepare_stage
 from mainstay.marks import mark
+from mainstay.node.program import run_program
 from mainstay.options import Options
 from mainstay.orders import Task
 from mainstay.pool import Pool
@@ -201,7 +202,7 @@ class Executor(Pool):
                 return found
         try:
             words = self._words(options, function, args, kwargs, witness)
-            self._broker.submit(self._task(options, function, future, entry, words), function, late)
+            self._broker.submit(self._task(options, function, future, entry, words, fn is run_program), function, late)
         except BaseException:
             if entry is not None and self._keeper is not None:
                 self._keeper.ends(entry)  # or the same call, submitted again, would follow this one for ever
@@ -224,7 +225,13 @@ class Executor(Pool):
         return words if witness is None else (*words, witness)
 
     def _task(
-        self, options: Options, function: Function, future: Future[T], entry: Entry | None, words: tuple[Any, ...]
+        self,
+        options: Options,
+        function: Function,
+        future: Future[T],
+        entry: Entry | None,
+        words: tuple[Any, ...],
+        is_program: bool,
     ) -> Task:
         return Task(
             next(self._ids),
@@ -238,7 +245,7 @@ class Executor(Pool):
             options.retries,
             options.worker_retries,
             brings=bool(options.stage_out),
-            gang=wanted(options, self._broker.enrolments, self._broker.roster),
+            gang=wanted(options, self._broker.enrolments, self._broker.roster, is_program),
         )
 
     def _map(

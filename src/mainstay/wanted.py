@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from mainstay.enrolment import Enrolments
 from mainstay.holds import Holds
 from mainstay.options import Options
@@ -9,13 +11,14 @@ from mainstay.orders import Ranks
 from mainstay.roster import Roster
 
 
-def wanted(options: Options, enrolments: Enrolments, roster: Roster) -> Ranks | None:
-    """Return the workers that a call wants; None: any one.
+def wanted(options: Options, enrolments: Enrolments, roster: Roster, is_program: bool) -> Ranks | None:
+    """Return the workers that a call wants, or a program's ranks; None: any one.
 
     Raises `GangError` or `ValueError` where the pool can never have them.
     """
     if options.ranks is not None:
-        return enrolments.checked(options.ranks, options.gather)
+        ranks = enrolments.checked(options.ranks, options.gather, is_program=is_program)
+        return replace(ranks, alone=True, is_program=True) if is_program else ranks
     return _alone(options, roster) if options.is_alone else None
 
 

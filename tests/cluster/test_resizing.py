@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import sys
 
-
 GIVES_BACK = """
 import collections, mainstay
 
 def hosts(executor):
     return dict(sorted(collections.Counter(worker.host for worker in executor.workers).items()))
 
-with mainstay.Executor(6) as executor:
+with mainstay.Executor(6, log=lambda line: None) as executor:
     executor.wait_ready(timeout=60)
     print(hosts(executor))
     print(len(executor.grow(3).result(60)), hosts(executor))

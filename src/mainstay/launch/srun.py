@@ -24,6 +24,7 @@ from mainstay.launch import Invitation, spread
 from mainstay.launch.mpiexec import MpiExec
 from mainstay.launch.process import RANK_VARIABLES, SLOT, Process
 from mainstay.launch.world import not_rank_0, open_gates
+from mainstay.node.context import Places
 from mainstay.origin import present
 from mainstay.slurm import OPTIONS, Allocation, allocation, environment, hosts
 
@@ -86,6 +87,14 @@ class Srun:
         here, program = self._found()
         hidden = (*RANK_VARIABLES, *OPTIONS)
         return Process(slots_argv(program, here, places, [*SLOT, door]), {}, tethered=True, hidden=hidden)
+
+    def places(self, places: Mapping[str, int]) -> Places:
+        """Return what starts a program's ranks, as many on each host as are told: mpiexec if there is one; srun."""
+        try:
+            return MpiExec(list(places)).places(places)
+        except FileNotFoundError:
+            here, program = self._found()
+        return Places(dict(places), tuple(program_argv(program, here, places)), hidden=OPTIONS)
 
     def further(self, used: Collection[str]) -> Srun | None:
         """Return a launcher for those nodes of the allocation that are not used; None if there are none."""
@@ -286,6 +295,14 @@ def slots_argv(program: str, here: Allocation, places: Mapping[str, int], comman
         "--job-name=mainstay-ranks",
         *command,
     ]
+
+
+def program_argv(program: str, here: Allocation, places: Mapping[str, int]) -> list[str]:
+    """Return what stands before a program's command line to start it as ranks, by the process manager that Slurm takes
+    for it: which MPI it was built with cannot be told."""
+    slots = slots_argv(program, here, places, [])
+    unlike = ("--mpi=", "--kill-on-bad-exit=", "--no-kill", "--wait=", "--input=", "--job-name=")
+    return [*(word for word in slots if not word.startswith(unlike)), "--kill-on-bad-exit=1", "--job-name=mainstay-run"]
 
 
 def speaks_pmi2() -> bool:
