@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         PoolBroken,
         PreloadFailed,
         ProcessSetError,
+        ProgramFailed,
         RemoteError,
         RemoteTraceback,
         ScratchError,
@@ -34,12 +35,14 @@ if TYPE_CHECKING:
     from mainstay.executor import Executor
     from mainstay.journal.keys import memo
     from mainstay.node.context import comm, task
+    from mainstay.node.program import Completed
     from mainstay.node.psets import psets
     from mainstay.node.scratch import scratch, staged
     from mainstay.process_sets import ProcessSet
     from mainstay.stage.staged import Stage
 
 _PLACES = {
+    "Completed": "node.program",
     "Executor": "executor",
     "ProcessSet": "process_sets",
     "Stage": "stage.staged",
@@ -63,6 +66,7 @@ _PLACES = {
             "PoolBroken",
             "PreloadFailed",
             "ProcessSetError",
+            "ProgramFailed",
             "RemoteError",
             "RemoteTraceback",
             "ScratchError",
@@ -79,6 +83,7 @@ _PLACES = {
 
 __all__ = [
     "AllocationEnding",
+    "Completed",
     "Executor",
     "GangError",
     "GrowError",
@@ -92,6 +97,7 @@ __all__ = [
     "PreloadFailed",
     "ProcessSet",
     "ProcessSetError",
+    "ProgramFailed",
     "RemoteError",
     "RemoteTraceback",
     "ScratchError",

@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 
 from mainstay import outcomes
 from mainstay.communicators import Communicators
+from mainstay.node.context import Places
 from mainstay.node.gang import Part
 from mainstay.orders import Action, Assemble, Disband, Enrol, GiveUp, Hold, Kill, Leave, Recall, Replace, Send, Task
 from mainstay.outcomes import End, KeepsNothing, Outcome
@@ -64,8 +65,10 @@ class Gang:
 class Acting:
     """Carries out actions; each may lead to others, which follow those that were decided before."""
 
-    def __init__(self, pool: Pool, enrol: Callable[[list[int]], None]) -> None:
-        self._pool, self._enrol = pool, enrol
+    def __init__(
+        self, pool: Pool, enrol: Callable[[list[int]], None], places: Callable[[list[WorkerState]], Places]
+    ) -> None:
+        self._pool, self._enrol, self._places = pool, enrol, places
         self._gangs: dict[int, Gang] = {}  # by task
         self._communicators = Communicators()
 
@@ -75,7 +78,7 @@ class Acting:
             if isinstance(action, Send):
                 actions += self._send(action)
             elif isinstance(action, Hold):
-                actions += self._send(Send(action.workers[0], [action.task]))
+                actions += self._hold(action)
             elif isinstance(action, Recall):
                 roster.tell(action.worker, Kind.RECALL)
             elif isinstance(action, Kill):
@@ -94,6 +97,13 @@ class Acting:
                 roster.tell(action.worker, Kind.KILL)
             elif isinstance(action, Enrol):
                 self._enrol(action.workers)
+
+    def _hold(self, action: Hold) -> list[Action]:
+        task = action.task
+        if task.gang is not None and task.gang.is_program:
+            workers = [self._pool.roster.workers[number] for number in action.workers]
+            task.places = self._places(workers)
+        return self._send(Send(action.workers[0], [task]))
 
     def _send(self, action: Send) -> list[Action]:
         worker = self._pool.roster.workers[action.worker]
@@ -130,6 +140,8 @@ class Acting:
             kind, buffers = Kind.GANG, [memoryview(part), *buffers]
         attempt = min(task.attempt, 255)
         call = encode(kind, body, buffers, number=task.function, task=task.id, attempt=attempt)
+        if task.places is not None:
+            pieces += encode(Kind.PLACES, pickle.dumps(tuple(task.places)))
         if task.pinned:
             call = [*encode(Kind.PIN, pickle.dumps(task.pinned)), *call, *encode(Kind.UNPIN)]
         return pieces + call

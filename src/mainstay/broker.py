@@ -92,7 +92,7 @@ class Broker:
         self.enrolments = Enrolments(self, setup["mpi"], self.launches, start_timeout, post, log)
         self.resizing = Resizing(self, post, self._later, log)
         self.registrar: Registrar = Registrar(self, self._later, start_timeout, log)
-        self._acting = Acting(self, self.enrolments.begin)
+        self._acting = Acting(self, self.enrolments.begin, self.enrolments.places)
         self.act = self._acting.act
         self._hearing = Hearing(self, self._acting, self.enrolments)
         self.timed: list[Timed] = [self.door, self.roster, self.launches, self.muster]

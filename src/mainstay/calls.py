@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import concurrent.futures
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from mainstay import mapping
+from mainstay.contents import executable
+from mainstay.node.program import Completed, Program, run_program
 from mainstay.options import Options
 
 T = TypeVar("T")
@@ -65,6 +68,44 @@ class Calls(concurrent.futures.Executor):
                 None when the iterables are taken piece by piece.
         """
         return self._pool._map(self._options, fn, iterables, timeout, chunksize, buffersize, progress)
+
+    def run(
+        self,
+        args: Sequence[str | os.PathLike[str]],
+        *,
+        check: bool = True,
+        input: str | bytes | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        text: bool = True,
+        capture: bool = True,
+    ) -> concurrent.futures.Future[Completed]:
+        """Run a program on a worker, or as MPI ranks in the places of several: `ex.options(ranks=8).run(["./model"])`.
+
+        Args:
+            args: its command line. A relative path of the program is looked for where it runs, and then where this
+                program is.
+            check: whether an exit code other than 0 is an error, so that `retries` holds and the journal knows it.
+            input: what it reads on its standard input; None: nothing.
+            env: variables that it gets besides the worker's.
+            cwd: the directory in which it runs; None: this program's or, with `stage_in` or `stage_out`, the task's own
+                on the node's disk (see `mainstay.scratch`), in which staged inputs stand by their names.
+            text: whether its output is `str` and not `bytes`.
+            capture: whether its output comes with the result; if not, it is shown as the worker's.
+
+        Returns a future of `Completed`: exit code, output, seconds, hosts. It raises `ProgramFailed` for a program that
+        failed, with the same in it, and `TaskTimeout` after `timeout` seconds, when all of its processes are killed.
+        The journal knows such a call by its command line and what the executable holds; files that it reads count if
+        they are in `stage_in`.
+        """
+        words = tuple(os.fspath(word) for word in args)
+        if isinstance(args, (str, bytes)) or not words:
+            raise TypeError(f"args must be a list of words, as ['./model', '--in', path]; given: {args!r}")
+        stages = bool(self._options.stage_in or self._options.stage_out)
+        where = None if cwd is None else os.path.abspath(cwd)
+        program = Program(words, check, input, env and dict(env), where, text, capture, stages, executable(words[0]))
+        options = self._options if self._options.label else self._options.changed({"label": os.path.basename(words[0])})
+        return self._pool._submit(options, run_program, (program,), {})
 
     def options(self, **given: Any) -> View:
         """Return this pool seen with other task options: `timeout`, `retries`, `key`, `stage_in`, … (see `Options`).

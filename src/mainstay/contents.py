@@ -6,7 +6,9 @@ read, each once as long as it stays as it is.
 
 from __future__ import annotations
 
+import functools
 import os
+import shutil
 import time
 from hashlib import blake2b
 
@@ -57,6 +59,20 @@ def called(path: str) -> str:
     """Return the name by which an input counts: what lies below the working directory may move with it."""
     below = os.path.relpath(path)
     return path if below.startswith("..") else below
+
+
+def executable(name: str) -> str:
+    """Return what a program is known by: the digest of what it holds, as far as it is found here (else empty)."""
+    path = shutil.which(name)
+    if path is None:
+        return ""
+    told = os.stat(path)
+    return _executable(os.path.abspath(path), told.st_size, told.st_mtime_ns, told.st_ino)
+
+
+@functools.lru_cache(1024)
+def _executable(path: str, *version: int) -> str:
+    return _read(path).hex()
 
 
 def _read(path: str) -> bytes:

@@ -27,6 +27,7 @@ from mainstay.errors import GangError
 from mainstay.launch import Launched, Launcher, Starter
 from mainstay.launch.mpiexec import MpiExec
 from mainstay.launches import GRACE, Launches, Log, Post
+from mainstay.node.context import Places
 from mainstay.node.gang import Enrolled, Enrolment
 from mainstay.orders import Action, Enrol, Ranks, Task
 from mainstay.outcomes import End
@@ -133,30 +134,49 @@ class Enrolments:
         self._count = 0
         self._failures: Counter[frozenset[str]] = Counter()  # one after another, on the same hosts
 
-    def checked(self, ranks: int | tuple[int, int] | str, gather: str) -> Ranks:
-        """Return the option as the scheduler knows it; raise `GangError` or `ValueError` where it can never be."""
+    def checked(self, ranks: int | tuple[int, int] | str, gather: str, is_program: bool = False) -> Ranks:
+        """Return the option as the scheduler knows it; raise `GangError` or `ValueError` where it can never be.
+
+        A program's ranks are no workers.
+        """
         if isinstance(ranks, str):
             wanted = Ranks(scope=ranks, root_only=gather == "root")
         else:
             least, most = (ranks, ranks) if isinstance(ranks, int) else ranks
             wanted = Ranks(least, most, root_only=gather == "root")
-        self._check(wanted.least, ranks)
+        if not is_program:
+            self._check_mpi()
+        self._check_size(wanted.least, ranks)
         return wanted
 
-    def _check(self, least: int, given: object) -> None:
-        roster, launcher = self._pool.roster, self._launches.standing()
+    def _check_mpi(self) -> None:
+        launcher = self._launches.standing()
         if launcher is not None and getattr(launcher, "in_process", False):
             raise GangError(
                 f"the launcher {launcher.name!r} has no processes for a gang; launcher='local' or another has"
             )
         if self.refused:
             raise GangError(f"no gang can run: {self.refused}")
-        most = max(roster.most or 0, self._pool.scheduler.gangs.ceiling)
+
+    def _check_size(self, least: int, given: object) -> None:
+        most = max(self._pool.roster.most or 0, self._pool.scheduler.gangs.ceiling)
         if most and least > most:
             raise ValueError(
                 f"ranks={given!r} wants {least} workers at least, and the pool has {most}; "
                 f"ask for fewer ranks, or make the pool larger: Executor({least})"
             )
+
+    def places(self, workers: list[WorkerState]) -> Places:
+        """Return where a program's ranks are to be: in the places of these workers, the first of which starts it."""
+        attempt = self._launches.attempt(workers[0].agent.launch)
+        launcher = self._launches.standing() if attempt is None else attempt.launcher
+        hosts = Counter(worker.host for worker in workers)
+        if launcher is None or len(workers) == 1:
+            return Places(dict(hosts), why_not="" if len(workers) == 1 else "the launcher has just ended")
+        try:
+            return starter(launcher, list(hosts)).places(hosts)
+        except OSError as error:
+            return Places(dict(hosts), why_not=str(error))
 
     def told(self) -> str:
         """Return what is to be said of MPI: which it is, or why there is none."""

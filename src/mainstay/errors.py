@@ -5,6 +5,12 @@ from __future__ import annotations
 from concurrent.futures import BrokenExecutor
 from errno import ENOSPC
 
+TYPE_CHECKING = False  # as type checkers take it
+if TYPE_CHECKING:
+    from typing import Any
+
+LAST_LINES = 10  # of a program that failed
+
 __all__ = [
     "AllocationEnding",
     "GangError",
@@ -18,6 +24,7 @@ __all__ = [
     "PoolBroken",
     "PreloadFailed",
     "ProcessSetError",
+    "ProgramFailed",
     "RemoteError",
     "RemoteTraceback",
     "ScratchError",
@@ -105,6 +112,30 @@ class GrowError(MainstayError):
 
 class ProcessSetError(MainstayError):
     """A process set cannot be used: there is none of that name, it is invalid, or has no members; the message says."""
+
+
+class ProgramFailed(MainstayError):
+    """A program ended with another exit code than 0, or by a signal.
+
+    Attribute: `completed` (a `Completed`: its command line, exit code, output, time and hosts).
+    """
+
+    def __init__(self, completed: Any) -> None:
+        self.completed = completed
+        code = completed.returncode
+        how = f"ended with exit code {code}" if code >= 0 else f"was killed by signal {-code}"
+        said = completed.stderr or completed.stdout
+        lines = (said if isinstance(said, str) else said.decode(errors="replace")).strip().splitlines()[-LAST_LINES:]
+        tail = "".join(f"\n  {line}" for line in lines)
+        where = ", ".join(completed.hosts)
+        command = " ".join(completed.args)
+        super().__init__(
+            f"`{command}` {how} after {completed.seconds:.3g} s on {where}"
+            + (f"; its last lines:{tail}" if tail else "")
+        )
+
+    def __reduce__(self) -> tuple[type[ProgramFailed], tuple[Any]]:
+        return type(self), (self.completed,)
 
 
 class ScratchError(MainstayError):

@@ -208,7 +208,7 @@ class Gangs:
         """Return how many workers a gang must have if this one is among them."""
         if gang.scope == "pool":
             return gang.least
-        if gang.alone:
+        if gang.alone and gang.is_of_one_node:
             return self.holds.least(gang, one.node, self.kept.get(one.node, 1))
         if gang.on is not None:
             alike = [worker for worker in living if gang.scope == "all" or worker.node == one.node]
@@ -220,7 +220,7 @@ class Gangs:
         gang = task.gang
         assert gang is not None
         eligible = self._eligible(task, living)
-        if gang.alone:
+        if gang.alone and gang.is_of_one_node:
             return bool(eligible)
         starting = max(0, sum(self.kept.values()) - len(living)) if gang.on is None else 0
         return bool(eligible) and len(eligible) + starting >= self._least(gang, eligible[0], living)
@@ -230,7 +230,7 @@ class Gangs:
         gang = task.gang
         assert gang is not None
         mine = [worker for worker in living if _may_have(gang, worker)]
-        if gang.alone:
+        if gang.alone and gang.is_of_one_node:
             return [one for one in mine if self._least(gang, one, living) <= self.kept.get(one.node, 1)]
         return mine
 
@@ -250,17 +250,16 @@ class Gangs:
     def _groups(self, gang: Ranks, workers: Iterable[Worker]) -> Iterable[list[Worker]]:
         """Return those of the workers that can form this gang, by who can go with whom."""
         groups: dict[tuple[str, str], list[Worker]] = {}
-        of_one_node = gang.scope in ("node", "cores")
         for worker in workers:
             if _may_have(gang, worker) and not worker.stale:
-                key = "" if self.joins or gang.alone else worker.namespace, worker.node if of_one_node else ""
+                key = "" if self.joins or gang.alone else worker.namespace, worker.node if gang.is_of_one_node else ""
                 groups.setdefault(key, []).append(worker)
         return groups.values()
 
     def shortage(self, task: Task) -> str:
         """Return why the pool as it is kept now can never run this gang; empty: it can."""
         assert task.gang is not None
-        if task.gang.alone:
+        if task.gang.alone and task.gang.is_of_one_node:
             return self.holds.shortage(task.gang, self.kept)
         least, most = task.gang.least, max(sum(self.kept.values()), self.ceiling)
         told = f"it wants {least} workers at least; the pool has lost some, and has {most} now"

@@ -135,10 +135,10 @@ class Growing:
             growth.numbers -= gone
             growth.reasons.append(f"{len(gone)} ended as they started")
         for attempt in growth.attempts:
-            agents = roster.of_launch(attempt.number)
-            if not agents or len(agents) < attempt.nodes:
+            if self._stands_for(attempt) and (not attempt.arrived or len(attempt.arrived) < attempt.nodes):
                 return
-            growth.numbers.update(number for agent in agents for number in agent.workers)
+            for agent in roster.of_launch(attempt.number):
+                growth.numbers.update(agent.workers)
         if not all(number in standing for number in growth.numbers):
             return
         came = [roster.workers[number].info(standing[number]) for number in sorted(growth.numbers)]
@@ -148,7 +148,7 @@ class Growing:
         else:
             for attempt in growth.attempts:
                 self._pool.launches.resize(attempt, sum(agent.staying for agent in roster.of_launch(attempt.number)))
-            self._fail(growth, "; ".join(growth.reasons) or "there is no room for more")
+            self._fail(growth, "; ".join(growth.reasons) or "there is no room for more, or nodes were lost")
 
     def _fail(self, growth: Growth, reason: str) -> None:
         self.under_way.remove(growth)

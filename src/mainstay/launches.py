@@ -43,6 +43,7 @@ class Attempt:
         self.begun = time.monotonic()
         self.missing: dict[str, float] = {}
         self.told_absent: set[str] = set()
+        self.arrived: set[str] = set()  # the nodes from which an agent has come
         self.is_released = False  # its last worker has left, so that its end is none to be told of
         self.on_failed: Callable[[str], None] = lambda reason: None
         self.willing = True
@@ -242,6 +243,7 @@ class Launches:
 
         Others may have been left out, as the launcher has found by now.
         """
+        attempt.arrived.add(node)
         is_back = attempt.missing.pop(node, None) is not None
         absent = attempt.absent
         for name in absent.keys() - attempt.told_absent:

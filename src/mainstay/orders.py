@@ -42,7 +42,13 @@ class Ranks:
     root_only: bool = False  # whether only rank 0's result is wanted
     nodes: frozenset[str] | None = None  # whose workers may be taken; None: any
     alone: bool = False  # one of the workers runs the task, and the others keep quiet meanwhile; see `holds`
+    is_program: bool = False  # the others keep quiet because the ranks of a program are in their places
     cores: int = 0  # of its node that one who is alone is pinned to; 0: it is not pinned
+
+    @property
+    def is_of_one_node(self) -> bool:
+        """Whether all of its workers must be."""
+        return self.scope in ("node", "cores")
 
 
 @dataclass(eq=False, slots=True)
@@ -68,6 +74,7 @@ class Task:
     on: Members | None = None  # of whom that is one; None: any
     overtaken: int = 0  # workers that have gone to later tasks while this gang was the first
     begun: bool = False  # it was sent once, so its future runs and can no longer be cancelled
+    places: Any = None  # where the ranks of a program are to be
     pinned: tuple[int, ...] = ()  # the places, among its node's cores, of those that it runs on; empty: on any
 
 
@@ -138,7 +145,7 @@ class Assemble(NamedTuple):
 
 
 class Hold(NamedTuple):
-    """Send this task to the first of these workers of one node, and nothing to the others until it has ended."""
+    """Send this task to the first of these workers, and nothing to the others until it has ended."""
 
     task: Task
     workers: list[int]

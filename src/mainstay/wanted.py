@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from mainstay.enrolment import Enrolments
 from mainstay.holds import Holds
 from mainstay.options import Options
@@ -11,15 +13,16 @@ from mainstay.roster import Roster
 
 
 def wanted(
-    options: Options, enrolments: Enrolments, roster: Roster, registrar: Registrar
+    options: Options, enrolments: Enrolments, roster: Roster, registrar: Registrar, is_program: bool
 ) -> tuple[Ranks | None, Members | None]:
-    """Return the workers that a call wants, None: one; and of whom that one is to be, None: of all.
+    """Return the workers that a call, or a program, wants, None: one; and of whom that one is to be, None: of all.
 
     Raises `GangError`, `ProcessSetError` or `ValueError` where the pool can never have them.
     """
     gang = None
     if options.ranks is not None:
-        gang = enrolments.checked(options.ranks, options.gather)
+        gang = enrolments.checked(options.ranks, options.gather, is_program=is_program)
+        gang = replace(gang, alone=True, is_program=True) if is_program else gang
     elif options.is_alone:
         return _alone(options, roster), None
     return (gang, None) if options.on is None else registrar.narrowed(gang, options.on)

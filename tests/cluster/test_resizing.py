@@ -10,7 +10,7 @@ import collections, mainstay
 def hosts(executor):
     return dict(sorted(collections.Counter(worker.host for worker in executor.workers).items()))
 
-with mainstay.Executor(6) as executor:
+with mainstay.Executor(6, log=lambda line: None) as executor:
     executor.wait_ready(timeout=60)
     print(hosts(executor))
     print(len(executor.grow(3).result(60)), hosts(executor))

@@ -38,6 +38,7 @@ LAYERS = [
     ["broker"],
     ["futures", "lifetime", "mapping", "naming"],
     ["calls", "resuming"],
+    ["pool"],
     ["executor"],
     ["strategy"],
     ["doctor"],

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from mainstay.launch.process import AGENT, staggered
+from mainstay.node.context import Places
 
 if TYPE_CHECKING:
     from mainstay.stage.bootstrap import Bootstrap
@@ -127,6 +128,10 @@ class Starter(Protocol):
 
     def start_slots(self, door: str, places: Mapping[str, int]) -> Launched:
         """Start slots, as many on each host as `places` says, which lend their identities at that door."""
+        ...
+
+    def places(self, places: Mapping[str, int]) -> Places:
+        """Return what starts a program's ranks there, from the first of the hosts; raise `OSError` where none can."""
         ...
 
 

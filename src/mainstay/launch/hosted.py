@@ -15,6 +15,7 @@ from mainstay.launch import Invitation
 from mainstay.launch.mpiexec import MpiExec
 from mainstay.launch.process import Process
 from mainstay.launch.world import not_rank_0, open_gates
+from mainstay.node.context import Places
 
 Slots = dict[str, int]  # of each host
 
@@ -64,6 +65,10 @@ class Hosted:
     def joins(self) -> bool:
         """Whether the ranks of separate launches can be joined, as far as mpiexec tells."""
         return MpiExec().joins()
+
+    def places(self, places: Mapping[str, int]) -> Places:
+        """Return what starts a program's ranks, as many on each host as are told, from the first of the hosts."""
+        return MpiExec(list(self._read(os.environ))).places(places, **reached_by(shutil.which(self.shell)))
 
     def start_slots(self, door: str, places: Mapping[str, int]) -> Process:
         """Start as many MPI ranks on each host as are told; they lend their identities at that door."""

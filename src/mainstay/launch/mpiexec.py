@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mainstay.launch import LIBRARIES, Invitation
 from mainstay.launch.process import RANK_VARIABLES, SLOT, Process
+from mainstay.node.context import Places
 from mainstay.origin import Origin, origin
 
 NO_BATCH = "^slurm,pbs,lsf,gridengine,pals"  # PRRTE's parts that ask a batch system for hosts
@@ -98,6 +99,24 @@ class MpiExec:
         environment |= allow_root() if os.geteuid() == 0 else {}
         return Process(openmpi_slots_argv(program, hosts, here, slot), environment, tethered=True)
 
+    def places(self, places: Mapping[str, int], **more: str) -> Places:
+        """Return what starts a program's ranks, as many on each host as are told, from the first of the hosts.
+
+        Raises `FileNotFoundError` where there is no mpiexec.
+        """
+        program = self._find()
+        if program is None:
+            raise FileNotFoundError(self.why_not())
+        named = {name.partition(".")[0]: name for name in self._hosts}
+        hosts = {named.get(host.partition(".")[0], host): count for host, count in places.items()}
+        environment = {"SLURM_OVERLAP": "1", **more}  # in a Slurm job, the agents' step has the CPUs
+        if flavour_of(program) == "hydra":
+            prefix = [program, *hydra_where(hosts, len(hosts) == 1)]
+        else:
+            prefix = [program, "--oversubscribe", "--bind-to", "none", *openmpi_where(hosts, len(hosts) == 1)]
+            environment |= allow_root() if os.geteuid() == 0 else {}
+        return Places(dict(places), (*prefix, "-n", str(sum(hosts.values()))), environment)
+
     def further(self, used: Collection[str]) -> MpiExec | None:
         """Return a launcher for those of the hosts that are not used; None if there are none."""
         names = {name.partition(".")[0] for name in used}
@@ -140,19 +159,27 @@ def openmpi_argv(program: str, hosts: Sequence[str], variables: Sequence[str], c
     return [program, *where, "--bind-to", "none", *exported, "-n", str(max(1, len(hosts))), *command]
 
 
+def hydra_where(hosts: Mapping[str, int], here: bool) -> list[str]:
+    """Return MPICH's words for ranks on these hosts; `here`: on this one alone, be it of a batch job or not."""
+    named = ",".join(f"{host}:{count}" for host, count in hosts.items())
+    return ["-launcher", "fork"] if here else ["-hosts", named]
+
+
+def openmpi_where(hosts: Mapping[str, int], here: bool) -> list[str]:
+    """Return Open MPI's words for ranks on these hosts, likewise."""
+    named = ",".join(f"{host}:{count}" for host, count in hosts.items())
+    return ["--prtemca", "ras", NO_BATCH, "--prtemca", "plm", NO_BATCH] if here else ["--host", named]
+
+
 def hydra_slots_argv(program: str, hosts: Mapping[str, int], here: bool, command: Sequence[str]) -> list[str]:
     """Return MPICH's command line for ranks on these hosts; `here`: on this one alone, be it of the job or not."""
-    named = ",".join(f"{host}:{count}" for host, count in hosts.items())
-    where = ["-launcher", "fork"] if here else ["-hosts", named]
-    return [program, "-disable-auto-cleanup", *where, "-n", str(sum(hosts.values())), *command]
+    return [program, "-disable-auto-cleanup", *hydra_where(hosts, here), "-n", str(sum(hosts.values())), *command]
 
 
 def openmpi_slots_argv(program: str, hosts: Mapping[str, int], here: bool, command: Sequence[str]) -> list[str]:
     """Return Open MPI's. `--continuous`: the ranks that are left go on when one has died."""
-    named = ",".join(f"{host}:{count}" for host, count in hosts.items())
-    where = ["--prtemca", "ras", NO_BATCH, "--prtemca", "plm", NO_BATCH] if here else ["--host", named]
     alone = ["--continuous", "--oversubscribe", "--bind-to", "none"]
-    return [program, *alone, *where, "-n", str(sum(hosts.values())), *command]
+    return [program, *alone, *openmpi_where(hosts, here), "-n", str(sum(hosts.values())), *command]
 
 
 def allow_root() -> dict[str, str]:

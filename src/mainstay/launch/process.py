@@ -16,6 +16,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from mainstay.node.program import RANK_VARIABLES as RANK_VARIABLES  # for launchers
+
 # What `python -m mainstay.node` does, without the five modules that `-m` itself imports, without the working
 # directory on the path (a `socket.py` there must not be taken for Python's own), and with this package on it.
 AGENT = (
@@ -38,8 +40,6 @@ done
 exec "$@"
 """
 LAST_LINES = 20
-# What a process manager tells its ranks. A launcher that is started by a rank must not take itself for that rank.
-RANK_VARIABLES = ("PMI_", "PMIX_", "PMI2_", "OMPI_COMM_WORLD_", "PRTE_LAUNCHED", "MPI_LOCAL", "HYDI_", "HYDRA_PROXY")
 
 # Becomes the program, after it has asked the kernel for SIGTERM at its parent's death (PR_SET_PDEATHSIG is 1).
 TETHER = """

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from mainstay.launch.mpiexec import MpiExec
 from mainstay.launch.process import RANK_VARIABLES, SLOT, Process
+from mainstay.node.context import Places
 from mainstay.slurm import OPTIONS, Allocation
 
 PATIENCE = 20.0  # seconds for an answer of Slurm's
@@ -54,6 +55,22 @@ def slots_argv(program: list[str], here: Allocation, places: Mapping[str, int], 
         "--job-name=mainstay-ranks",
         *command,
     ]
+
+
+def places(here: Allocation, program: str, overlap: list[str], hosts: Mapping[str, int]) -> Places:
+    """Return what starts a program's ranks, as many on each host as are told: mpiexec if there is one; srun."""
+    try:
+        return MpiExec(list(hosts)).places(hosts)
+    except FileNotFoundError:
+        return Places(dict(hosts), tuple(program_argv([program, *overlap], here, hosts)), hidden=OPTIONS)
+
+
+def program_argv(program: list[str], here: Allocation, places: Mapping[str, int]) -> list[str]:
+    """Return what stands before a program's command line to start it as ranks, by the process manager that Slurm takes
+    for it: which MPI it was built with cannot be told."""
+    slots = slots_argv(program, here, places, [])
+    unlike = ("--mpi=", "--kill-on-bad-exit=", "--no-kill", "--wait=", "--input=", "--job-name=")
+    return [*(word for word in slots if not word.startswith(unlike)), "--kill-on-bad-exit=1", "--job-name=mainstay-run"]
 
 
 def speaks_pmi2() -> bool:

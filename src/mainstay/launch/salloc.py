@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from mainstay.launch import Invitation, ranks
 from mainstay.launch.process import RANK_VARIABLES, Process, tether
 from mainstay.launch.srun import PATIENCE, Steps, give_back, overlap, start_step, version_of
+from mainstay.node.context import Places
 from mainstay.slurm import Allocation, allocation
 
 END = b"\0END\0"
@@ -62,6 +63,10 @@ class Salloc:
     def start_slots(self, door: str, places: Mapping[str, int]) -> Process:
         """Start as many MPI ranks on each host as are told; they lend their identities at that door."""
         return ranks.start_ranks(self._here(), _srun(), overlap(version_of(_srun())), door, places)
+
+    def places(self, places: Mapping[str, int]) -> Places:
+        """Return what starts a program's ranks, as many on each host as are told: mpiexec if there is one; srun."""
+        return ranks.places(self._here(), _srun(), overlap(version_of(_srun())), places)
 
     def give_back(self, host: str) -> None:
         """Take a node out of the job, if that is not over. Raises `OSError`."""

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from mainstay.launch import Invitation, ranks, spread
 from mainstay.launch.process import RANK_VARIABLES, Process
 from mainstay.launch.world import not_rank_0, open_gates
+from mainstay.node.context import Places
 from mainstay.origin import present
 from mainstay.slurm import OPTIONS, Allocation, allocation, environment, hosts
 
@@ -82,6 +83,11 @@ class Srun:
         """Start as many MPI ranks on each host as are told; they lend their identities at that door."""
         here, program = self._found()
         return ranks.start_ranks(here, program, overlap(version_of(program)), door, places)
+
+    def places(self, places: Mapping[str, int]) -> Places:
+        """Return what starts a program's ranks, as many on each host as are told: mpiexec if there is one; srun."""
+        here, program = self._found()
+        return ranks.places(here, program, overlap(version_of(program)), places)
 
     def further(self, used: Collection[str]) -> Srun | None:
         """Return a launcher for those nodes of the allocation that are not used; None if there are none."""

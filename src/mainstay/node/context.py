@@ -19,8 +19,21 @@ class TaskInfo(NamedTuple):
     worker: str
 
 
+class Places(NamedTuple):
+    """Where a program's ranks are to be: how many on each host; what stands before its command line, and belongs in its
+    environment, to start them there; variables that do not belong there, by their beginnings; and why it cannot be
+    started (empty: it can)."""
+
+    hosts: dict[str, int]
+    prefix: tuple[str, ...] = ()
+    environment: dict[str, str] = {}  # noqa: RUF012  nobody writes into it
+    hidden: tuple[str, ...] = ()
+    why_not: str = ""
+
+
 current: TaskInfo | None = None
 place: Place | None = None  # the worker's, for its files
+places: Places | None = None  # of the program's ranks, where the task that runs is to start several
 communicator: Intracomm | None = None  # of the gang that runs here
 
 

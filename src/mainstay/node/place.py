@@ -75,6 +75,10 @@ class Place:
         key, _ = self._orders.inputs[above]
         return os.path.join(self.home.path, "inputs", key, os.path.basename(above), rest).rstrip("/")
 
+    def inputs(self) -> dict[str, str]:
+        """Return where the staged inputs of the task that runs are on this node, by their names."""
+        return {os.path.basename(path): self.find(path) for path in self._orders.inputs}
+
     def _made(self, name: str) -> str:
         self._enter()
         path = os.path.join(self.home.of_worker(self.number), name)

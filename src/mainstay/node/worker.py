@@ -21,6 +21,7 @@ from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any
 
 from mainstay.node import context
+from mainstay.node.context import Places
 from mainstay.wire.address import dial
 from mainstay.wire.frames import Bytes, Frame, FrameReader, Kind, encode
 from mainstay.wire.payload import Payload, dump, load
@@ -89,6 +90,8 @@ class Worker:
                     self._sources[frame.number] = frame
                 elif frame.kind == Kind.ENROL:
                     self._enrol(frame)
+                elif frame.kind == Kind.PLACES:
+                    context.places = Places(*pickle.loads(frame.body))
                 elif frame.kind == Kind.PIN:
                     self._pin(frame)
                 elif frame.kind == Kind.UNPIN and self._pinning is not None:
@@ -204,7 +207,7 @@ class Worker:
 
     def _leave(self, error: BaseException | None, witness: Witness | None, task: int) -> None:
         """The task has ended: what it left on the disk is brought to the client, and removed."""
-        context.current = None
+        context.current = context.places = None
         if os.getpid() != self._pid:
             os._exit(0)  # a child that the task forked must not answer in our place
         self._compare(witness, task)

@@ -27,7 +27,7 @@ class Kind:
     """A record's type. A name says who sends it to whom."""
 
     # client to worker
-    DEFINE, CALL, GANG, ENROL, PIN, UNPIN, BRIDGE = 1, 2, 3, 4, 5, 6, 7
+    DEFINE, CALL, GANG, ENROL, PIN, UNPIN, BRIDGE, PLACES = 1, 2, 3, 4, 5, 6, 7, 8
     # worker to client
     WORKER_HELLO, RESULT, ERROR, RETURNED, INITIALIZER_FAILED, UNLIKE, IMPORTED = 10, 11, 12, 13, 14, 15, 16
     ENROLLED, RAN = 17, 18
