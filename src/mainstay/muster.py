@@ -59,6 +59,7 @@ class Muster:
             roster.preloading.told(),
             self._staged(),
             self._pool.enrolments.told(),
+            dict(roster.absent),
         )
 
     def _staged(self) -> Staged | None:

@@ -37,7 +37,7 @@ LAYERS = [
     ["futures", "lifetime", "mapping"],
     ["calls", "resuming"],
     ["executor"],
-    ["strategy"],
+    ["strategy", "tune"],
     ["doctor"],
     ["audit"],
     ["cli"],
