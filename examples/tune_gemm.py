@@ -14,8 +14,7 @@ from mainstay.tune import Build, Variant
 
 N = 192  # rows and columns
 
-SOURCE = (
-    """
+SOURCE = """
 #include <stddef.h>
 #define N @n@
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
@@ -44,9 +43,7 @@ double wrong_by(const double *a, const double *b, const double *c) {
         }
     return worst;
 }
-"""
-    % N
-)
+""".replace("@n@", str(N))
 
 build = Build(
     ["cc", "{flags}", "-fPIC", "-shared", "gemm.c", "-o", "gemm.so"],

@@ -13,8 +13,7 @@ from mainstay.tune import Build, Variant
 
 N, SWEEPS = 514, 4
 
-SOURCE = (
-    """
+SOURCE = """
 #include <stddef.h>
 #define N @n@
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
@@ -45,9 +44,7 @@ void plain(double *a, double *b, int sweeps) {
         double *other = a; a = b; b = other;
     }
 }
-"""
-    % N
-)
+""".replace("@n@", str(N))
 
 build = Build(
     ["cc", "{flags}", "-fPIC", "-shared", "heat.c", "-o", "heat.so"],

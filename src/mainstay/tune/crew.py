@@ -17,7 +17,6 @@ from signal import SIGKILL
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-from mainstay import __version__
 from mainstay.errors import MainstayError, TaskTimeout, WorkerDied
 from mainstay.keeping import Keeper
 from mainstay.staging import look
@@ -28,6 +27,8 @@ from mainstay.tune.rules import Rules
 from mainstay.tune.session import CALIBRATION
 from mainstay.tune.variants import Variant
 from mainstay.tune.visiting import CRASH, About, Order, Stages, Visit
+
+VERSION = "1"  # of what the nodes do: another one measures anew
 
 
 class Node(NamedTuple):
@@ -128,42 +129,31 @@ class Crew:
     def _build_key(self, variant: Variant, kind: str, node: Node) -> str:
         build = self._stages.build
         content = build.content(variant) if isinstance(build, Build) else f"{self._build_word} {variant.key}"
-        return "tune/build/" + _hash(__version__, content, kind, repr(node.tools))
+        return "tune/build/" + _hash(VERSION, content, kind, repr(node.tools))
 
     # -- visits
 
-    def visit(
-        self,
-        variant: Variant,
-        built: Built,
-        node: Node,
-        session: str,
-        number: int,
-        baseline: bool,
-        then: Callable[[Visit], None],
-    ) -> None:
+    def visit(self, about: About, built: Built, then: Callable[[Visit], None]) -> None:
         """Visit a variant on a node, in a round of a session; then call back."""
-        asks, rules = self._asks, self._rules
-        about = About(self.token, session, variant, node.host, node.kind, number, baseline, rules, node.tools)
-        options: dict[str, Any] = {"exclusive": True, "cores": asks.cores, "nodes": node.host, "worker_retries": 0}
-        options |= {
-            "priority": 1,
-            "retry_failed": False,
-            "label": f"measure [{variant}] on {node.host}, round {number}",
-        }
-        files = "" if variant == CALIBRATION else self._artifacts.place(built)
-        content = "calibration" if variant == CALIBRATION else built.digest
+        asks, rules, host = self._asks, self._rules, about.host
+        options: dict[str, Any] = {"exclusive": True, "cores": asks.cores, "nodes": host, "worker_retries": 0}
+        options |= {"priority": 1, "retry_failed": False}
+        options["label"] = f"measure [{about.variant}] on {host}, round {about.round}"
         if self.keeper:
-            how = repr((rules.repeats, rules.warmups, asks.cores, asks.counters))
-            words = (__version__, self.token, content, variant.key, node.host, node.kind, session, str(number), how)
-            options["key"] = "tune/visit/" + _hash(*words)
-        if variant == CALIBRATION:
+            options["key"] = self._visit_key(about, built)
+        if about.variant == CALIBRATION:
             future = self._executor.options(**options).submit(visiting.calibrated, about, rules.repeats)
         else:
+            files = self._artifacts.place(built)
             options |= {"timeout": asks.run_timeout, "stage_in": [*asks.ship, *([files] if files else [])]}
-            order = Order(files, built.value, rules.repeats, rules.warmups, number == 0, asks.counters, about)
+            order = Order(files, built.value, rules.repeats, rules.warmups, about.round == 0, asks.counters, about)
             future = self._executor.options(**options).submit(self._visit_there, order)
         self._then(future, lambda future: then(_visit_of(future, about)))
+
+    def _visit_key(self, about: About, built: Built) -> str:
+        how = repr((self._rules.repeats, self._rules.warmups, self._asks.cores, self._asks.counters))
+        where = (about.host, about.kind, about.session, str(about.round))
+        return "tune/visit/" + _hash(VERSION, self.token, built.digest, about.variant.key, *where, how)
 
     def place(self, built: Built) -> str:
         """Return where on the client the files of a build are, those that a failed one left too."""

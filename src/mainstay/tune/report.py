@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from math import inf
-from statistics import median
 from typing import Any, NamedTuple
 
 from mainstay.journal import sqlite
 from mainstay.journal.record import Call, Choice
 from mainstay.keeping import Damaged, unwrap
 from mainstay.tune.building import NO_MEMORY, OK, TIMEOUT, Built
-from mainstay.tune.session import CALIBRATION, Course, status_of
+from mainstay.tune.session import CALIBRATION, Course, Session
 from mainstay.tune.table import Row, Table
 from mainstay.tune.variants import Variant
 from mainstay.tune.visiting import CRASH, About, Visit
@@ -57,34 +55,46 @@ def _results(store: sqlite.Store, label: str) -> Iterator[tuple[Call, Any]]:
 
 
 def _table(visits: list[Visit], builds: list[tuple[Call, Any]]) -> Table:
-    courses: dict[tuple[Place, str], Course] = {}
-    abouts: dict[tuple[Place, str], About] = {}
+    places: dict[Place, dict[tuple[str, int], Visit]] = {}
     for visit in visits:
         about = visit.about
         assert about is not None
-        key = Place(about.tuner, about.session, about.host), about.variant.key
-        abouts[key] = about
-        course = courses.setdefault(key, Course(about.variant))
-        if visit.status == OK:
-            course.visits[about.round] = visit
-        else:
-            course.failures.append(visit)
+        place = Place(about.tuner, about.session, about.host)
+        places.setdefault(place, {})[about.variant.key, about.round] = visit
     rows: list[Row] = []
     calibrations: dict[str, list[Visit]] = {}
-    for key, course in courses.items():
-        about, place = abouts[key], key[0]
-        if course.variant == CALIBRATION:
-            ordered = [course.visits[number] for number in sorted(course.visits)]
-            calibrations.setdefault(place.host, []).extend(ordered)
-            continue
-        beside = [one for other, one in courses.items() if other[0] == place and one.variant != CALIBRATION]
-        best = min((median(one.medians.values()) for one in beside if one.visits), default=inf)
-        course.status = status_of(course, about.rules, inf if about.is_baseline else best) or UNFINISHED
-        row = Row(course.variant, about.host, about.kind, course.status, about.session, course.visits)
-        row.failures, row.tools, row.is_baseline = tuple(course.failures), about.tools, about.is_baseline
-        row.message = course.failures[-1].message if course.failures else ""
-        rows.append(row)
+    for place, by_round in places.items():
+        session, abouts = replayed(place.session, by_round)
+        ordered = sorted(session.calibration.visits.items())
+        calibrations.setdefault(place.host, []).extend(visit for _, visit in ordered)
+        rows += [_row(course, abouts[key]) for key, course in session.courses.items()]
     return Table([*rows, *_failed(builds)], calibrations)
+
+
+def replayed(seed: str, visits: dict[tuple[str, int], Visit]) -> tuple[Session, dict[str, About]]:
+    """Return a session as it went, by its visits, and what each variant's are about."""
+    abouts = {key: visit.about for (key, _), visit in visits.items() if visit.about and key != CALIBRATION.key}
+    one = next(iter(abouts.values()))
+    baseline = next((about.variant for about in abouts.values() if about.is_baseline), None)
+    session = Session(one.rules, seed, baseline, one.bar)
+    waiting = [(about.variant, session.begin(about.variant)) for about in abouts.values()]
+    is_open = True
+    while waiting:
+        known = [(variant, number) for variant, number in waiting if (variant.key, number) in visits]
+        is_whole = len(known) == len(waiting)
+        waiting = []
+        for variant, number in known:
+            waiting += session.visited(variant, number, visits[variant.key, number])
+        if is_open and is_whole:
+            waiting, is_open = session.close(), False
+    return session, abouts
+
+
+def _row(course: Course, about: About) -> Row:
+    row = Row(course.variant, about.host, about.kind, course.status or UNFINISHED, about.session, course.visits)
+    row.failures, row.tools, row.is_baseline = tuple(course.failures), about.tools, about.is_baseline
+    row.message = course.failures[-1].message if course.failures else ""
+    return row
 
 
 def _failed(builds: list[tuple[Call, Any]]) -> Iterator[Row]:

@@ -16,7 +16,7 @@ from mainstay.tune.rules import Rules
 from mainstay.tune.session import CALIBRATION, Course, Session
 from mainstay.tune.table import Row, Table
 from mainstay.tune.variants import Constraint, Space, Variant, check_space, distinct
-from mainstay.tune.visiting import Stages, Visit
+from mainstay.tune.visiting import About, Stages, Visit
 
 Log = Callable[[str], object]
 
@@ -166,6 +166,7 @@ class Trial:
         self, tuner: Tuner, node: Node, seed: str, bar: float = inf, then: Callable[[], None] | None = None
     ) -> None:
         self._tuner, self.node, self._seed, self._then = tuner, node, seed, then or (lambda: None)
+        self._bar = bar
         self.session = Session(tuner.rules, seed, tuner.baseline, bar)
         self._built: dict[str, Built] = {}
         self.variants: list[Variant] = []
@@ -190,16 +191,19 @@ class Trial:
         return built
 
     def _visit(self, variant: Variant, number: int) -> None:
-        built = self._built.get(variant.key, Built(OK))
-        is_baseline = variant == self._tuner.baseline
+        tuner, node = self._tuner, self.node
+        about = About(
+            tuner.crew.token, self._seed, variant, node.host, node.kind, number, variant == tuner.baseline,
+            tuner.rules, self._bar, node.tools,
+        )  # fmt: skip
 
         def visited(visit: Visit) -> None:
             course = self.session.calibration if variant == CALIBRATION else self.session.courses[variant.key]
             following = self.session.visited(variant, number, visit)
-            self._tuner.moved(course, self.node.host, visits=1)
+            tuner.moved(course, node.host, visits=1)
             self._go_on(following)
 
-        self._tuner.crew.visit(variant, built, self.node, self._seed, number, is_baseline, visited)
+        tuner.crew.visit(about, self._built.get(variant.key, Built(OK)), visited)
 
     def _go_on(self, visits: Sequence[tuple[Variant, int]]) -> None:
         for variant, number in visits:

@@ -56,6 +56,7 @@ class About(NamedTuple):
     round: int
     is_baseline: bool
     rules: Rules
+    bar: float
     tools: tuple[tuple[str, str], ...]
 
 
