@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from hashlib import blake2b
 from queue import SimpleQueue
 from signal import SIGKILL
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
 
 from mainstay.errors import MainstayError, TaskTimeout, WorkerDied
@@ -28,6 +28,7 @@ from mainstay.tune.session import CALIBRATION
 from mainstay.tune.variants import Variant
 from mainstay.tune.visiting import CRASH, About, Order, Stages, Visit
 
+T = TypeVar("T")
 VERSION = "1"  # of what the nodes do: another one measures anew
 
 
@@ -148,7 +149,15 @@ class Crew:
             options |= {"timeout": asks.run_timeout, "stage_in": [*asks.ship, *([files] if files else [])]}
             order = Order(files, built.value, rules.repeats, rules.warmups, about.round == 0, asks.counters, about)
             future = self._executor.options(**options).submit(self._visit_there, order)
-        self._then(future, lambda future: then(_visit_of(future, about)))
+
+        def done(future: Future[Visit]) -> None:
+            visit = _visit_of(future, about)
+            if self.keeper and future.exception() is not None:  # what killed its worker left no visit for a report
+                options["key"] += "/failed"
+                self._executor.options(key=options["key"], label=options["label"]).submit(noted, visit)
+            then(visit)
+
+        self._then(future, done)
 
     def _visit_key(self, about: About, built: Built) -> str:
         how = repr((self._rules.repeats, self._rules.warmups, self._asks.cores, self._asks.counters))
@@ -158,6 +167,11 @@ class Crew:
     def place(self, built: Built) -> str:
         """Return where on the client the files of a build are, those that a failed one left too."""
         return self._artifacts.place(built)
+
+
+def noted(what: T) -> T:
+    """Return what is given: a call, so that the journal keeps it."""
+    return what
 
 
 def _built_of(future: Future[Built]) -> Built:

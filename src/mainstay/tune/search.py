@@ -15,6 +15,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mainstay.tune.building import OK
+from mainstay.tune.crew import noted
 from mainstay.tune.session import UNSTABLE, Course
 from mainstay.tune.table import Table
 from mainstay.tune.variants import TRIES, Constraint, Space, Variant, draw
@@ -102,11 +103,6 @@ class Asked(NamedTuple):
 
     variant: Variant | None
     bar: float
-
-
-def noted(asked: Asked) -> Asked:
-    """Return what is given: a call, so that the journal keeps it."""
-    return asked
 
 
 class Search:
