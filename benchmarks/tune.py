@@ -6,7 +6,7 @@
     python benchmarks/tune.py apart      a true difference of 3 % found, two equal kernels not told apart; 100 runs
     python benchmarks/tune.py killed     a sweep that is killed half-way and started again
 
-    python benchmarks/tune.py apart      a true difference of 3 % found, two equal kernels not told apart: 100 runs
+`overlap` and `sweep` bring up the cluster of the tests on this machine. `spread` and `apart` say
 little on a machine that does other things meanwhile: they print its load, and the spread of the calibration kernel.
 """
 

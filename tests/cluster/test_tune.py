@@ -50,7 +50,7 @@ def told(cluster):
 
 def test_it_ran_on_every_host_and_says_so(told, cluster):
     assert told["hosts"] == sorted(cluster.names)
-    assert told["lines"][0] == "nodes: 3 allocated, 3 took part; kinds: 1"
+    assert told["lines"][0] == "nodes: 3 allocated, 3 took part; kinds: 2"
     assert [line.partition(":")[0] for line in told["lines"][1:]] == sorted(cluster.names)
     assert "nodes=4 were asked for, and 3 took part" in told["few"]
 

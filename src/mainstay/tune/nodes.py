@@ -55,8 +55,7 @@ def roll_call(executor: Any, tools: Sequence[str], cores: int | None, wanted: in
     return [Present(machine.result(), *speed.result()) for machine, speed in zip(machines, speeds, strict=True)]
 
 
-def lines(nodes: Sequence[Present], absent: dict[str, str]) -> list[str]:
+def lines(nodes: Sequence[Present], kinds: int, absent: dict[str, str]) -> list[str]:
     """Return what is to be said of the nodes, a line for each."""
-    kinds = {node.machine.kind for node in nodes}
-    head = f"nodes: {len(nodes) + len(absent)} allocated, {len(nodes)} took part; kinds: {len(kinds)}"
+    head = f"nodes: {len(nodes) + len(absent)} allocated, {len(nodes)} took part; kinds: {kinds}"
     return [head, *map(str, nodes), *(f"{host}: did not take part: {why}" for host, why in sorted(absent.items()))]

@@ -96,11 +96,12 @@ class Tuner:
         self._done = {"built": 0, "builds": 0, "visits": 0}
         self._progress = progress or (lambda progress: None)
         more = build.programs if isinstance(build, Build) else ()
-        self._present = roll.roll_call(executor, tuple(dict.fromkeys([*tools, *more])), cores, nodes)
-        for line in roll.lines(self._present, executor.describe().absent):
-            (log or (lambda line: None))(line)
-        self.machines = {node.machine.host: node.machine for node in self._present}
+        present = roll.roll_call(executor, tuple(dict.fromkeys([*tools, *more])), cores, nodes)
+        self.machines = {node.machine.host: node.machine for node in present}
         self._kind_of = kind or (lambda machine: machine.kind)
+        kinds = len({node.kind for node in self.nodes})
+        for line in roll.lines(present, kinds, executor.describe().absent):
+            (log or (lambda line: None))(line)
         stages = Stages("", build, run, check, setup)
         asks = Asks(cores, tuple(map(os.path.abspath, ship)), build_timeout, run_timeout, counters)
         self.crew = Crew(executor, stages, self.rules, asks, Artifacts(artifacts))
