@@ -84,16 +84,22 @@ class Row:
             "began": datetime.fromtimestamp(first.began, timezone.utc).isoformat(timespec="seconds") if first else "",
             "message": self.message, "command": self.command,
         }  # fmt: skip
-        return plain | _means("counter_", [one for visit in ordered for one in visit.counters])
+        metrics = _means("metric_", [one for visit in ordered for one in visit.metrics])
+        return plain | metrics | _means("counter_", [one for visit in ordered for one in visit.counters])
 
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and isfinite(value) else None
 
 
-def _means(prefix: str, counted: Sequence[dict[str, float]]) -> dict[str, float]:
-    names = dict.fromkeys(name for one in counted for name in one)
-    return {f"{prefix}{name}": median(one[name] for one in counted if name in one) for name in names}
+def _means(prefix: str, counted: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Return the medians of those that are numbers, by name."""
+    numbers: dict[str, list[float]] = {}
+    for one in counted:
+        for name, value in one.items():
+            if isinstance(value, (int, float)):
+                numbers.setdefault(f"{prefix}{name}", []).append(value)
+    return {name: median(values) for name, values in numbers.items()}
 
 
 def _place(row: Row) -> tuple[Any, ...]:
