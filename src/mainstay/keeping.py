@@ -163,6 +163,10 @@ class Keeper(KeepsNothing):
         leader.future.add_done_callback(lambda _: follows())
         return follower
 
+    def has(self, key: str) -> bool:
+        """Whether the result of the call that the user calls so is kept."""
+        return self.journal.has(explicit_key(key), failed_too=False)
+
     def _begins(self, entry: Entry, options: Options, future: Future[Any]) -> None:
         entry.future, entry.options = future, options
         self._under_way[entry.key] = entry

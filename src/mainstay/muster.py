@@ -62,6 +62,7 @@ class Muster:
             self._staged(),
             self._pool.enrolments.told(),
             self._pool.registrar.bridges.told,
+            dict(roster.absent),
         )
 
     def _staged(self) -> Staged | None:

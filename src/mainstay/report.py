@@ -67,7 +67,8 @@ class Description(NamedTuple):
     executor's making until all stood, None before; `not_used` lists `(launcher, reason)` in the order in which
     they were tried; `ever_started` counts all worker processes that this pool ever forked; `preloaded` is what
     each node imported once, None before; `staged` tells of a staged environment, None without one;
-    `mpi` says which MPI the workers are ranks of, or why of none; `pmix`, once there are ranks, which PMIx they have.
+    `mpi` says which MPI the workers are ranks of, or why of none; `pmix`, once there are ranks, which PMIx they have;
+    `absent` are nodes that had to be left out, and why.
     """
 
     launcher: str
@@ -81,6 +82,7 @@ class Description(NamedTuple):
     staged: Staged | None = None
     mpi: str = ""
     pmix: str = ""
+    absent: dict[str, str] = {}  # noqa: RUF012  nobody writes into it
 
     def _by_count(self) -> dict[int, list[str]]:
         hosts: dict[int, list[str]] = {}

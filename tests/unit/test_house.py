@@ -40,7 +40,7 @@ LAYERS = [
     ["calls", "resuming"],
     ["pool"],
     ["executor"],
-    ["strategy"],
+    ["strategy", "tune"],
     ["doctor"],
     ["audit"],
     ["cli"],

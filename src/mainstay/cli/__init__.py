@@ -7,7 +7,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-COMMANDS = ("run", "sbatch", "stage", "doctor", "audit", "journal", "demo")
+COMMANDS = ("run", "sbatch", "stage", "doctor", "audit", "journal", "tune", "demo")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -1,0 +1,134 @@
+"""`mainstay tune FILE.py` measures the variants that a file tells of; `mainstay tune report FILE.db` shows them."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import runpy
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mainstay.tune.table import Table
+
+HELP = "measure the variants of a program that a Python file tells of, or report what a journal has of them"
+PASSES_ON = True  # what follows is parsed here: its help says what the file is to hold
+EPILOG = """\
+FILE.py names what `mainstay.tune.Tuner` takes:
+  run = …                          and, as wanted, build, check, setup, ship, baseline
+  variants = [Variant(tile=8), …]  to measure all of them; or
+  space = {"tile": (8, 16, 32)}    to search, with strategy = "random" or "tpe", budget = 50, constraint = …
+  options = {"rounds": (8, 30)}    what else is said to the Tuner
+It is started again with the same command when it was killed: what was built and measured is in the journal.
+The exit code is 0; 1 where no variant was measured without failure; 2 for a bad command line or file."""
+NAMES = ("run", "build", "check", "setup", "ship", "baseline")
+NEEDED = ("rich",)
+WIDTH = 120  # characters of a line, where there is no terminal
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """All arguments are parsed by `parser`."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of this command's own arguments."""
+    own = argparse.ArgumentParser(
+        prog="mainstay tune",
+        description=HELP,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="mainstay tune FILE.py [options]\n       mainstay tune report FILE.db [options]",
+        allow_abbrev=False,
+    )
+    own.add_argument("words", nargs="+", metavar="FILE", help="a Python file; or `report` and a journal")
+    own.add_argument("--journal", metavar="FILE", help="where results are kept (FILE.db beside FILE.py)")
+    own.add_argument("--launcher", default="auto", help="as `Executor` takes it")
+    own.add_argument("--workers", type=int, metavar="N", help="workers of the pool (one for each slot or core)")
+    own.add_argument("--nodes", type=int, metavar="N", help="how many nodes must take part")
+    own.add_argument("--csv", metavar="FILE", help="write a line for each variant and host")
+    own.add_argument("--plot", metavar="FILE", help="draw the samples, and the best so far; wants matplotlib")
+    own.add_argument("--json", action="store_true", help="for programs")
+    return own
+
+
+def run(given: argparse.Namespace) -> int:
+    """Measure, or report; return the exit code."""
+    from mainstay.errors import MainstayError
+
+    own = parser()
+    asked = own.parse_args(given.others)
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        print(f"mainstay tune needs {', '.join(missing)}: pip install 'mainstay[tune]'", file=sys.stderr)
+        return 2
+    try:
+        table = report(asked.words[1:]) if asked.words[0] == "report" else measure(asked)
+        tell(table, asked)
+    except (MainstayError, OSError, ValueError, TypeError, ImportError, RuntimeError) as error:
+        print(f"mainstay tune: {error}", file=sys.stderr)
+        return 2
+    return 0 if table.best_by_kind else 1
+
+
+def report(words: Sequence[str]) -> Table:
+    """Return what the latest tuner measured, by a journal. Raises `ValueError` where it has nothing of that."""
+    from mainstay.tune.report import tables
+
+    if len(words) != 1:
+        raise ValueError(f"report wants one journal, as in `mainstay tune report gemm.db`; given: {' '.join(words)!r}")
+    found = tables(words[0])
+    if not found:
+        raise ValueError(f"{words[0]} has no measurements; make some with Executor(journal={words[0]!r}) and a Tuner")
+    return found[-1]
+
+
+def measure(asked: argparse.Namespace) -> Table:
+    """Measure what the file tells of. Raises what a `Tuner` does, and `ValueError` for what the file lacks."""
+    from rich.console import Console
+
+    from mainstay.executor import Executor
+    from mainstay.tune.shown import Shown
+    from mainstay.tune.tuner import Tuner
+
+    told = told_by(asked.words)
+    journal = asked.journal or str(Path(asked.words[0]).with_suffix(".db"))
+    console = Console(stderr=True)
+    parts = {name: told[name] for name in NAMES if name in told} | dict(told.get("options", {}))
+    pool = Executor(asked.workers, launcher=asked.launcher, journal=journal, journal_sync="each")
+    with pool as executor, Shown(console) as shown:
+        tuner = Tuner(executor, **parts, nodes=asked.nodes, log=console.print, progress=shown)
+        if "variants" in told:
+            return tuner.measure(told["variants"])
+        words = {name: told[name] for name in ("strategy", "budget", "constraint") if name in told}
+        return tuner.search(told["space"], **words)
+
+
+def told_by(words: Sequence[str]) -> dict[str, Any]:
+    """Return the names of a file that tells of variants. Raises `ValueError`."""
+    if len(words) != 1 or not os.path.isfile(words[0]):
+        raise ValueError(f"{' '.join(words)!r} is no Python file, nor `report` and a journal")
+    sys.path.insert(0, str(Path(words[0]).resolve().parent))
+    told = runpy.run_path(words[0], run_name="__tune__")
+    if "run" not in told or not ("variants" in told or "space" in told):
+        raise ValueError(f"{words[0]} is to say what `run` is, and `variants` or `space`; see `mainstay tune --help`")
+    return told
+
+
+def tell(table: Table, asked: argparse.Namespace) -> None:
+    """Print the table, and write what else was asked for."""
+    if asked.json:
+        print(json.dumps(table.as_dicts(), indent=2))
+    else:
+        from rich.console import Console
+
+        from mainstay.tune.shown import tell as show
+
+        show(table, Console(width=None if sys.stdout.isatty() else WIDTH))
+    if asked.csv:
+        table.to_csv(asked.csv)
+    if asked.plot:
+        table.plot(asked.plot)

@@ -1,0 +1,216 @@
+"""A build, on a node: in a directory of its own, which goes with it; what came of it is data, also where it failed.
+
+variant ─▶ build(variant, directory) ─▶ Built: the files that it named, or the class of its failure
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mainstay.node.scratch import scratch
+from mainstay.tune.programs import CommandFailed, call, is_short_of_memory
+from mainstay.tune.variants import Variant
+
+OK, ERROR, NO_MEMORY, TIMEOUT = "ok", "build error", "out of memory", "timeout"
+File = tuple[str, int, bytes]  # its path in the directory, its mode, its content
+
+
+class Inside(NamedTuple):
+    """A path in the artifact's directory, wherever that lies."""
+
+    path: str
+
+
+class Built(NamedTuple):
+    """What came of a build. `value` is what it returned, its paths as `Inside`.
+
+    `files` are those that it returned; of a build that failed, all that it left. `command` (with what it was run in as
+    "{directory}"), `code` and `stderr` are of the program that failed; `host` and `seconds` where, and how long;
+    `digest` what it is known by: its content.
+    """
+
+    status: str
+    value: Any = None
+    files: tuple[File, ...] = ()
+    command: str = ""
+    code: int | None = None
+    stderr: str = ""
+    host: str = ""
+    seconds: float = 0.0
+    digest: str = ""
+
+
+class Build:
+    """A build by commands, as `Tuner(build=...)` takes it.
+
+    Args:
+        commands: each an `argv`, run one after another in the build's directory; "{name}" in a word is the variant's
+            value of that name. One alone may be given as a list of words.
+        output: the file, or the files, that are the artifact.
+        sources: files to be there: paths, or a mapping of names to texts. Where a text has "@name@", the variant's
+            value of that name stands there: so loops are tiled and pragmas written before the compiler sees them.
+        timeout: seconds that each command may take.
+        memory: bytes of address space that each may have.
+
+    Raises `ValueError` or `TypeError` for what cannot be; `FileNotFoundError` for a source that is not there.
+    """
+
+    def __init__(
+        self,
+        commands: Sequence[str] | Sequence[Sequence[str]],
+        output: str | Sequence[str],
+        sources: Sequence[str | os.PathLike[str]] | Mapping[str, str] = (),
+        *,
+        timeout: float | None = None,
+        memory: int | None = None,
+    ) -> None:
+        if isinstance(commands, str) or not commands:
+            raise TypeError(f'commands are lists of words, as ["cc", "-O{{opt}}", "gemm.c"]; given: {commands!r}')
+        several = [commands] if isinstance(commands[0], str) else commands
+        self.commands = [[str(word) for word in command] for command in several]
+        self.output, self.timeout, self.memory = output, timeout, memory
+        self.sources = _texts(sources)
+
+    @property
+    def programs(self) -> tuple[str, ...]:
+        """The programs that are run, whose versions count."""
+        return tuple(dict.fromkeys(command[0] for command in self.commands))
+
+    def content(self, variant: Variant) -> str:
+        """Return all that the artifact depends on besides the machine: two variants that agree in it are one build."""
+        return repr((sorted(self._written(variant)), self._spelt(variant), self.output))
+
+    def __call__(self, variant: Variant, directory: Path, *state: Any) -> Any:
+        for name, text in self._written(variant):
+            path = directory / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        for argv in self._spelt(variant):
+            call(argv, directory, timeout=self.timeout, memory=self.memory)
+        if isinstance(self.output, str):
+            return str(directory / self.output)
+        return [str(directory / name) for name in self.output]
+
+    def _written(self, variant: Variant) -> Iterator[tuple[str, str]]:
+        for name, text in self.sources.items():
+            for word, value in variant.items():
+                text = text.replace(f"@{word}@", str(value))
+            yield name, text
+
+    def _spelt(self, variant: Variant) -> list[list[str]]:
+        """Return the commands with the variant's values; an empty word is left out, one with blanks is several."""
+        spelt = []
+        for command in self.commands:
+            words: list[str] = []
+            for word in command:
+                words += shlex.split(word.format_map(variant)) if "{" in word else [word]
+            spelt.append(words)
+        return spelt
+
+
+def _texts(sources: Sequence[str | os.PathLike[str]] | Mapping[str, str]) -> dict[str, str]:
+    if isinstance(sources, Mapping):
+        return dict(sources)
+    if isinstance(sources, str):
+        raise TypeError(f"sources are a list of paths, or a mapping of names to texts; given: {sources!r}")
+    return {Path(path).name: Path(path).read_text(encoding="utf-8") for path in sources}
+
+
+def build(make: Callable[..., Any], variant: Variant, more: Callable[[], tuple[Any, ...]]) -> Built:
+    """Build a variant in the task's own directory; what `more` returns is given to `make` besides.
+
+    Raises nothing that these raised.
+    """
+    directory = Path(scratch(per="task")) / "build"
+    directory.mkdir(parents=True)
+    host, began = os.uname().nodename, time.monotonic()
+    try:
+        value = make(variant, directory, *more())
+        files = tuple(_read(directory, _named(value, directory)))
+        built = Built(OK, _relative(value, directory), files, host=host)
+    except Exception as error:
+        built = _failed(error, directory)._replace(host=host)
+    digest = blake2b(repr((built.value, built.files)).encode(), digest_size=12).hexdigest()
+    return built._replace(seconds=time.monotonic() - began, digest=digest)
+
+
+def _failed(error: Exception, directory: Path) -> Built:
+    left = tuple(_read(directory, [str(path) for path in sorted(directory.rglob("*")) if path.is_file()]))
+    if isinstance(error, CommandFailed):
+        status = NO_MEMORY if is_short_of_memory(error) else ERROR
+        where = error.directory.replace(str(directory), "{directory}")
+        command = f"cd {where} && {shlex.join(error.argv).replace(str(directory), '{directory}')}"
+        return Built(status, None, left, command, error.code, error.stderr)
+    if isinstance(error, subprocess.TimeoutExpired):
+        return Built(TIMEOUT, None, left, f"cd {{directory}} && {shlex.join(error.cmd)}", None, str(error))
+    status = NO_MEMORY if is_short_of_memory(error) else ERROR
+    return Built(status, None, left, stderr="".join(traceback.format_exception(error)[-3:]))
+
+
+def _named(value: Any, directory: Path) -> list[str]:
+    """Return the files that an artifact is made of; None stands for all that is there."""
+    if value is None:
+        return [str(path) for path in sorted(directory.rglob("*")) if path.is_file()]
+    named = []
+    for path in _paths(value, directory):
+        if os.path.isdir(path):
+            named += [str(one) for one in sorted(Path(path).rglob("*")) if one.is_file()]
+        else:
+            named.append(path)
+    return list(dict.fromkeys(named))
+
+
+def _read(directory: Path, paths: list[str]) -> Iterator[File]:
+    for path in paths:
+        with open(path, "rb") as file:
+            yield os.path.relpath(path, directory), os.fstat(file.fileno()).st_mode & 0o777, file.read()
+
+
+def _is_inside(value: object, directory: Path) -> bool:
+    if not isinstance(value, (str, os.PathLike)):
+        return False
+    path = os.fspath(value)
+    return isinstance(path, str) and path.startswith(f"{directory}{os.sep}") and os.path.exists(path)
+
+
+def _paths(value: Any, directory: Path) -> Iterator[str]:
+    if _is_inside(value, directory):
+        yield os.fspath(value)
+    elif isinstance(value, Mapping):
+        for one in value.values():
+            yield from _paths(one, directory)
+    elif isinstance(value, (list, tuple)):
+        for one in value:
+            yield from _paths(one, directory)
+
+
+def _relative(value: Any, directory: Path) -> Any:
+    """Return an artifact with its paths as they are in the directory."""
+    if value is None:
+        return Inside(".")
+    if _is_inside(value, directory):
+        return Inside(os.path.relpath(os.fspath(value), directory))
+    if isinstance(value, Mapping):
+        return {name: _relative(one, directory) for name, one in value.items()} or value
+    if type(value) in (list, tuple):
+        return type(value)(_relative(one, directory) for one in value)
+    return value
+
+
+def placed(value: Any, directory: str) -> Any:
+    """Return an artifact with its paths as they are where its files lie now."""
+    if isinstance(value, Inside):
+        return os.path.normpath(os.path.join(directory, value.path))
+    if isinstance(value, dict):
+        return {name: placed(one, directory) for name, one in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(placed(one, directory) for one in value)
+    return value

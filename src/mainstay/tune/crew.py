@@ -1,0 +1,220 @@
+"""The pool as a tuner uses it: builds and visits as calls, with their keys for the journal and their failures by class.
+
+    build(variant, kind) ─▶ a call on a node of that kind ─▶ Built
+    visit(variant, host, round) ─▶ an exclusive call on that node ─▶ Visit
+
+What a call is known by in the journal is made of all that its result depends on; so what was built and measured once is
+not built and measured again, also by another program that does the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from hashlib import blake2b
+from queue import SimpleQueue
+from signal import SIGKILL
+from typing import Any, NamedTuple, TypeVar
+from uuid import uuid4
+
+from mainstay.errors import MainstayError, TaskTimeout, WorkerDied
+from mainstay.keeping import Keeper
+from mainstay.staging import look
+from mainstay.tune import visiting
+from mainstay.tune.artifacts import Artifacts
+from mainstay.tune.building import ERROR, NO_MEMORY, OK, TIMEOUT, Build, Built
+from mainstay.tune.rules import Rules
+from mainstay.tune.session import CALIBRATION
+from mainstay.tune.variants import Variant
+from mainstay.tune.visiting import CRASH, About, Order, Stages, Visit
+
+T = TypeVar("T")
+VERSION = "1"  # of what the nodes do: another one measures anew
+
+
+class Node(NamedTuple):
+    """A node that measures: its name, its kind, and the versions of compilers there."""
+
+    host: str
+    kind: str
+    tools: tuple[tuple[str, str], ...]
+
+
+class Asks(NamedTuple):
+    """What is asked of the pool for each call.
+
+    cores: that a measurement is pinned to; None: not at all. ship: files that all nodes get. timeouts in seconds.
+    """
+
+    cores: int | None
+    ship: tuple[str, ...]
+    build_timeout: float | None
+    run_timeout: float | None
+    counters: bool
+
+
+class Crew:
+    """Sends builds and visits to nodes, and calls back with what came of them, in the thread that is in `run`."""
+
+    def __init__(self, executor: Any, stages: Stages, rules: Rules, asks: Asks, artifacts: Artifacts) -> None:
+        self._executor, self._rules, self._asks, self._artifacts = executor, rules, asks, artifacts
+        self.keeper: Keeper | None = executor._keeper  # of the journal
+        words = _words(stages, asks.ship) if self.keeper else {}
+        self.token = _hash(*words.values()) if words else uuid4().hex
+        self._build_word = _hash(*(words[name] for name in ("build", "setup", "ship"))) if words else self.token
+        self._stages = stages = stages._replace(token=self.token)
+        self._events: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._pending = 0
+        self._builds: dict[str, list[Callable[[Built], None]]] = {}
+        self._built: dict[str, Built] = {}
+
+        def built(variant: Variant) -> Built:
+            return visiting.built(stages, variant)
+
+        def visited(order: Order) -> Visit:
+            return visiting.visit(stages, order)
+
+        self._build_there, self._visit_there = built, visited
+
+    # -- the loop
+
+    def run(self) -> None:
+        """Call back until nothing is under way any more."""
+        while self._pending:
+            self._events.get()()
+            self._pending -= 1
+
+    def _then(self, future: Future[Any], call: Callable[[Future[Any]], None]) -> None:
+        self._pending += 1
+        future.add_done_callback(lambda done: self._events.put(lambda: call(done)))
+
+    # -- builds
+
+    def build(self, variant: Variant, kind: str, nodes: Sequence[Node], then: Callable[[Built], None]) -> None:
+        """Build a variant for a kind of node, on one of these, once; then call back."""
+        if self._stages.build is None:
+            then(Built(OK, variant, digest=variant.key))
+            return
+        key = self._build_key(variant, kind, nodes[0])
+        if key in self._built:
+            then(self._built[key])
+        elif key in self._builds:
+            self._builds[key].append(then)
+        else:
+            self._builds[key] = [then]
+            self._submit_build(key, variant, kind, nodes, tries=2)
+
+    def _submit_build(self, key: str, variant: Variant, kind: str, nodes: Sequence[Node], tries: int) -> None:
+        asks = self._asks
+        options: dict[str, Any] = {"label": f"build [{variant}] for {kind}", "priority": 0, "worker_retries": 0}
+        options |= {"stage_in": list(asks.ship), "timeout": asks.build_timeout, "retry_failed": False}
+        if tries == 1:  # it wanted more memory than its node had beside others
+            options |= {"exclusive": True}
+        if tries == 1 or len(nodes) < len(self._executor.describe().hosts):
+            options |= {"cores": None if tries == 1 else 1, "nodes": [node.host for node in nodes]}
+        if self.keeper:
+            options["key"] = f"{key}/{tries}"
+        future = self._executor.options(**options).submit(self._build_there, variant)
+
+        def done(future: Future[Built]) -> None:
+            built = _built_of(future)
+            if built.status == NO_MEMORY and tries > 1:
+                self._submit_build(key, variant, kind, nodes, tries - 1)
+                return
+            self._built[key] = built
+            for call in self._builds.pop(key):
+                call(built)
+
+        self._then(future, done)
+
+    def _build_key(self, variant: Variant, kind: str, node: Node) -> str:
+        build = self._stages.build
+        content = build.content(variant) if isinstance(build, Build) else f"{self._build_word} {variant.key}"
+        return "tune/build/" + _hash(VERSION, content, kind, repr(node.tools))
+
+    # -- visits
+
+    def visit(self, about: About, built: Built, then: Callable[[Visit], None]) -> None:
+        """Visit a variant on a node, in a round of a session; then call back."""
+        asks, rules, host = self._asks, self._rules, about.host
+        options: dict[str, Any] = {"exclusive": True, "cores": asks.cores, "nodes": host, "worker_retries": 0}
+        options |= {"priority": 1, "retry_failed": False}
+        options["label"] = f"measure [{about.variant}] on {host}, round {about.round}"
+        if self.keeper:
+            options["key"] = self._visit_key(about, built)
+        if about.variant == CALIBRATION:
+            future = self._executor.options(**options).submit(visiting.calibrated, about, rules.repeats)
+        else:
+            files = self._artifacts.place(built)
+            options |= {"timeout": asks.run_timeout, "stage_in": [*asks.ship, *([files] if files else [])]}
+            order = Order(files, built.value, rules.repeats, rules.warmups, about.round == 0, asks.counters, about)
+            future = self._executor.options(**options).submit(self._visit_there, order)
+
+        def done(future: Future[Visit]) -> None:
+            visit = _visit_of(future, about)
+            if self.keeper and future.exception() is not None:  # what killed its worker left no visit for a report
+                options["key"] += "/failed"
+                self._executor.options(key=options["key"], label=options["label"]).submit(noted, visit)
+            then(visit)
+
+        self._then(future, done)
+
+    def _visit_key(self, about: About, built: Built) -> str:
+        how = repr((self._rules.repeats, self._rules.warmups, self._asks.cores, self._asks.counters))
+        where = (about.host, about.kind, about.session, str(about.round))
+        return "tune/visit/" + _hash(VERSION, self.token, built.digest, about.variant.key, *where, how)
+
+    def place(self, built: Built) -> str:
+        """Return where on the client the files of a build are, those that a failed one left too."""
+        return self._artifacts.place(built)
+
+
+def noted(what: T) -> T:
+    """Return what is given: a call, so that the journal keeps it."""
+    return what
+
+
+def _built_of(future: Future[Built]) -> Built:
+    """Return what came of a build, also where its worker was killed. Raises what is no fault of the build."""
+    try:
+        return future.result()
+    except TaskTimeout as error:
+        return Built(TIMEOUT, stderr=str(error))
+    except WorkerDied as error:
+        return Built(NO_MEMORY if error.signal == SIGKILL else ERROR, stderr=str(error), host=error.host)
+    except MainstayError:
+        raise
+    except Exception as error:  # the function could not be unpickled, or its result not pickled
+        return Built(ERROR, stderr=f"{type(error).__name__}: {error}")
+
+
+def _visit_of(future: Future[Visit], about: About) -> Visit:
+    try:
+        return future.result()
+    except TaskTimeout as error:
+        return Visit(TIMEOUT, about, message=str(error), host=about.host)
+    except WorkerDied as error:
+        status = NO_MEMORY if error.signal == SIGKILL else CRASH
+        return Visit(status, about, message=str(error), host=about.host)
+    except MainstayError:
+        raise
+    except Exception as error:
+        return Visit(visiting.ERROR, about, message=f"{type(error).__name__}: {error}", host=about.host)
+
+
+def _hash(*words: str) -> str:
+    return blake2b("\0".join(words).encode(), digest_size=16).hexdigest()
+
+
+def _words(stages: Stages, ship: Sequence[str]) -> dict[str, str]:
+    """Return what the user's functions and files are known by. Raises `UnreliableKey`."""
+    named = {name: _word(getattr(stages, name)) for name in ("build", "run", "check", "setup")}
+    return named | {"ship": repr([one.key for one in look(list(ship))])}
+
+
+def _word(stage: Any) -> str:
+    from mainstay.journal.keys import function_key
+
+    if isinstance(stage, Build):
+        return repr((stage.commands, sorted(stage.sources.items()), stage.output))
+    return function_key(stage).hex() if callable(stage) else repr(stage)

@@ -1,0 +1,62 @@
+"""A table as a picture: the samples of each variant, host by host, and the best so far over time."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from mainstay.tune.building import OK
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from mainstay.tune.table import Table
+
+MOST = 24  # variants of one host that are drawn, the fastest
+
+
+def draw(table: Table, path: str | os.PathLike[str]) -> None:
+    """Draw a table. Raises `ImportError` without matplotlib, `ValueError` where nothing was measured."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    hosts = list(dict.fromkeys(row.host for row in table if row.visits))
+    if not hosts:
+        raise ValueError("there are no samples to draw; the rows' status and message say why")
+    most = max(min(MOST, sum(row.host == host for row in table)) for host in hosts)
+    figure = Figure(figsize=(10, 1.5 + (0.35 * most + 0.8) * len(hosts) + 3), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(hosts) + 1, 1, squeeze=False)[:, 0]
+    for place, host in zip(axes, hosts, strict=False):
+        _distributions(place, table, host)
+    _progress(axes[-1], table, hosts)
+    figure.savefig(path)
+
+
+def _distributions(axes: Axes, table: Table, host: str) -> None:
+    rows = [row for row in table if row.host == host and row.visits][:MOST]
+    axes.boxplot([[one * 1e3 for one in row.seconds] for row in rows], vert=False, widths=0.6, showfliers=True, sym=".")
+    names = [f"{row.variant}{' (baseline)' if row.is_baseline else ''}" for row in rows]
+    axes.set_yticks(range(1, len(rows) + 1), [f"{name}" for name in names], fontsize=7)
+    axes.invert_yaxis()
+    axes.set_title(f"{host}: {rows[0].kind}" + (", noisy" if host in table.noisy else ""), fontsize=9)
+    axes.set_xlabel("ms")
+
+
+def _progress(axes: Axes, table: Table, hosts: list[str]) -> None:
+    started = min(visit.began for row in table for visit in row.visits.values())
+    for host in hosts:
+        ends = [
+            (max(visit.began + visit.lasted for visit in row.visits.values()) - started, row.median)
+            for row in table
+            if row.host == host and row.status == OK and row.median
+        ]
+        best, times, values = float("inf"), [], []
+        for at, seconds in sorted(ends):
+            best = min(best, seconds)
+            times.append(at)
+            values.append(best * 1e3)
+        axes.step(times, values, where="post", label=host, marker=".")
+    axes.set_xlabel("s since the first sample")
+    axes.set_ylabel("best so far (ms)")
+    axes.legend(fontsize=7)

@@ -1,0 +1,182 @@
+"""Search: which variant is measured next, asked of a strategy each time that a result returns.
+
+    ask ─▶ trial on one node, beside the baseline ─▶ tell ─▶ ask …
+
+What was asked is noted in the journal, with the bar that held then. A search that is begun again meets first what was
+asked before, in the same order and on the same nodes, and so what was measured; then the strategy goes on from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import exp, inf, log
+from random import Random as Chance
+from statistics import median
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mainstay.tune.building import OK
+from mainstay.tune.crew import noted
+from mainstay.tune.session import UNSTABLE, Course
+from mainstay.tune.table import Table
+from mainstay.tune.variants import TRIES, Constraint, Space, Variant, draw
+
+if TYPE_CHECKING:
+    from mainstay.tune.tuner import Trial, Tuner
+
+AHEAD = 2  # trials for each node at once: one is built while another is measured
+
+
+class Random:
+    """Draws points at random, none twice while there are others."""
+
+    def __init__(self, space: Space, seed: int = 0, constraint: Constraint | None = None) -> None:
+        self._space, self._constraint = space, constraint
+        self._chance = Chance(seed)  # noqa: S311  no secret
+        self._asked: set[str] = set()
+
+    def ask(self) -> Variant | None:
+        """Return a point; None where there seem to be no others."""
+        for _ in range(TRIES):
+            variant = draw(self._space, self._chance, self._constraint)
+            if variant.key not in self._asked:
+                self._asked.add(variant.key)
+                return variant
+        return None
+
+    def tell(self, variant: Variant, ratio: float) -> None:
+        """Nothing follows from a result."""
+
+    def recall(self, variant: Variant) -> None:
+        """This point was asked for in an earlier run."""
+        self.ask()
+
+
+class Tpe:
+    """Optuna's tree-structured Parzen estimator (Bergstra et al. 2011), by its ask-and-tell interface.
+
+    Raises `ImportError` where Optuna is not there.
+    """
+
+    def __init__(self, space: Space, seed: int = 0, constraint: Constraint | None = None) -> None:
+        try:
+            import optuna  # type: ignore[import-not-found,unused-ignore]
+        except ImportError as error:
+            raise ImportError("strategy='tpe' wants Optuna: pip install 'mainstay[tune]'; 'random' does not") from error
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._space, self._constraint = space, constraint
+        self._study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed, constant_liar=True))
+        categorical = optuna.distributions.CategoricalDistribution
+        self._ranges = {name: categorical(list(choices)) for name, choices in space.items()}
+        self._pruned = optuna.trial.TrialState.FAIL
+        self._trials: dict[str, list[Any]] = {}
+
+    def ask(self) -> Variant | None:
+        """Return a point; None where none that meets the constraint is found."""
+        for _ in range(TRIES):
+            trial = self._study.ask(self._ranges)
+            variant = Variant(**trial.params)
+            if self._constraint is None or self._constraint(variant):
+                self._trials.setdefault(variant.key, []).append(trial)
+                return variant
+            self._study.tell(trial, state=self._pruned)
+        return None
+
+    def tell(self, variant: Variant, ratio: float) -> None:
+        """The point took so many times what the baseline did; infinite: it failed."""
+        trial = self._trials[variant.key].pop(0)
+        if ratio < inf:
+            self._study.tell(trial, ratio)
+        else:
+            self._study.tell(trial, state=self._pruned)
+
+    def recall(self, variant: Variant) -> None:
+        """This point was asked for in an earlier run."""
+        self._study.enqueue_trial(dict(variant))
+        self.ask()
+
+
+STRATEGIES = {"random": Random, "tpe": Tpe}
+
+
+class Asked(NamedTuple):
+    """A point that was asked for, and the best ratio to the baseline that was known then."""
+
+    variant: Variant | None
+    bar: float
+
+
+class Search:
+    """A search under way."""
+
+    def __init__(self, tuner: Tuner, space: Space, strategy: Any, budget: int, constraint: Constraint | None) -> None:
+        if isinstance(strategy, str):
+            if strategy not in STRATEGIES:
+                raise ValueError(f"strategy is one of {', '.join(STRATEGIES)}, or an object; given: {strategy!r}")
+            strategy = STRATEGIES[strategy](space, tuner.seed, constraint)
+        if budget < 1:
+            raise ValueError(f"budget is how many points are measured, at least 1; given: {budget}")
+        self._tuner, self._strategy, self._budget = tuner, strategy, budget
+        self._name = f"tune/ask/{tuner.crew.token}/{sorted(space.items())!r}/{type(strategy).__name__}/{tuner.seed}"
+        self._trials: list[Trial] = []
+        self._best = inf
+        self._nodes = tuner.nodes
+        self._numbers: Iterator[int] = iter(range(budget))
+
+    def run(self) -> Table:
+        """Search, and return what was measured."""
+        for _ in range(AHEAD * len(self._nodes)):
+            self._next()
+        self._tuner.crew.run()
+        return self._tuner.table(self._trials)
+
+    def _next(self) -> None:
+        number = next(self._numbers, None)
+        if number is None:
+            return
+        asked = self._ask(number)
+        if asked.variant is None:
+            self._numbers = iter(())  # there are no other points
+            return
+        self._begin(number, asked.variant, asked.bar)
+
+    def _ask(self, number: int) -> Asked:
+        """Return the point with this number: as it was asked for in an earlier run, or else of the strategy."""
+        key = f"{self._name}/{number}"
+        view = self._tuner.executor.options(key=key, label=f"ask {number}", priority=2)
+        keeper = self._tuner.crew.keeper
+        if keeper is not None and keeper.has(key):
+            asked: Asked = view.submit(noted, Asked(None, inf)).result()
+            if asked.variant is not None and hasattr(self._strategy, "recall"):
+                self._strategy.recall(asked.variant)
+            return asked
+        asked = Asked(self._strategy.ask(), self._best)
+        if self._tuner.baseline is None and asked.variant is not None:
+            self._tuner.baseline = asked.variant
+        return view.submit(noted, asked).result() if keeper is not None else asked
+
+    def _begin(self, number: int, variant: Variant, bar: float) -> None:
+        from mainstay.tune.tuner import Trial
+
+        if self._tuner.baseline is None:
+            self._tuner.baseline = variant
+        baseline = self._tuner.baseline
+        node = self._nodes[number % len(self._nodes)]
+        trial = Trial(self._tuner, node, f"{self._tuner.seed}/{number}/{node.host}", bar, lambda: self._ended(trial))
+        self._trials.append(trial)
+        trial.begin([baseline, variant] if variant != baseline else [variant])
+
+    def _ended(self, trial: Trial) -> None:
+        variant = trial.variants[-1]
+        ratio = ratio_of(trial.session.courses.get(variant.key), trial.session.courses.get(trial.variants[0].key))
+        self._best = min(self._best, ratio)
+        self._strategy.tell(variant, ratio)
+        self._next()
+
+
+def ratio_of(course: Course | None, base: Course | None) -> float:
+    """Return how many times as long a variant took as another in the same rounds; infinite where it failed."""
+    if course is None or base is None or course.status not in (OK, UNSTABLE):
+        return inf
+    mine, its = course.medians, base.medians
+    logs = [log(mine[number] / its[number]) for number in mine.keys() & its.keys()]
+    return exp(median(logs)) if logs else inf

@@ -1,0 +1,229 @@
+"""`Tuner`: what the user holds. Variants become builds and sessions; what comes of these becomes a table."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from math import inf
+from typing import Any, NamedTuple
+
+from mainstay.tune import nodes as roll
+from mainstay.tune.artifacts import Artifacts
+from mainstay.tune.building import OK, Build, Built
+from mainstay.tune.crew import Asks, Crew, Node
+from mainstay.tune.machine import Machine
+from mainstay.tune.rules import Rules
+from mainstay.tune.session import CALIBRATION, Course, Session
+from mainstay.tune.table import Row, Table
+from mainstay.tune.variants import Constraint, Space, Variant, check_space, distinct
+from mainstay.tune.visiting import About, Stages, Visit
+
+Log = Callable[[str], object]
+
+
+class Progress(NamedTuple):
+    """How far a sweep or a search is: builds done, of so many; visits done; the course that moved last."""
+
+    built: int
+    builds: int
+    visits: int
+    course: Course | None
+    host: str
+
+
+class Tuner:
+    """Builds variants of a program and measures them, each alone on its node, on the nodes of a pool.
+
+    Args:
+        executor: a `mainstay.Executor`. With a journal, nothing is built or measured twice.
+        run: `run(artifact)` is one sample: it returns seconds (float), None (it is timed), or a dict of metrics with
+            "seconds" in it or not; or a command, a list of words in which "{artifact}" is the artifact's path.
+        build: `build(variant, directory)` makes the artifact on a node, in a directory of its own, and returns it:
+            paths in that directory (of files, which are shipped), or anything that can be pickled; None: all that is
+            there. Or a `Build`, by commands. None: there is nothing to be built, and the variant is the artifact.
+        check: `check(artifact)`, once before it is measured on a node: False, or an exception, means a wrong answer.
+        setup: `setup()` makes, once in each worker, what cannot be pickled; the other functions get it as their last
+            argument.
+        ship: files and directories of the client that are on each node's own disk: `mainstay.staged(path)`.
+        baseline: the variant that is measured as long as any other is; ratios are to it.
+        nodes: how many nodes are to take part at least; fewer are an error.
+        cores: how many cores a measurement is pinned to; None: it is not pinned.
+        tools: programs whose versions count, as ("cc",); those of a `Build` do in any case.
+        kind: gives the kind of a node from its `Machine`, for which each variant is built once; None: by architecture,
+            CPU model, CPU flags and the versions of tools.
+        build_timeout, run_timeout: seconds for a build, and for a visit (its warm-up and samples).
+        counters: whether hardware counters are read where the machine allows.
+        artifacts: a directory of the client where built files are kept; None: one that goes with this program.
+        alpha: the p below which variants are told apart.
+        seed: of the order of visits, and of random search.
+        log: is told lines for people; None: nobody is.
+        progress: is called with a `Progress` after each build and visit.
+        **rules: see `Rules`: repeats, warmups, rounds, precision, unstable, seconds, slower.
+
+    Raises `ValueError` or `TypeError` for what cannot be, `TooFewNodes`, and `UnreliableKey` for functions of which the
+    journal cannot tell what they compute.
+    """
+
+    def __init__(
+        self,
+        executor: Any,
+        run: Callable[..., Any] | Sequence[str],
+        *,
+        build: Callable[..., Any] | None = None,
+        check: Callable[..., Any] | None = None,
+        setup: Callable[[], Any] | None = None,
+        ship: Sequence[str | os.PathLike[str]] = (),
+        baseline: Variant | None = None,
+        nodes: int | None = None,
+        cores: int | None = 1,
+        tools: Sequence[str] = (),
+        kind: Callable[[Machine], str] | None = None,
+        build_timeout: float | None = None,
+        run_timeout: float | None = None,
+        counters: bool = True,
+        artifacts: str | os.PathLike[str] | None = None,
+        alpha: float = 0.01,
+        seed: int = 0,
+        log: Log | None = None,
+        progress: Callable[[Progress], object] | None = None,
+        **rules: Any,
+    ) -> None:
+        if not callable(run) and (isinstance(run, str) or not run):
+            raise TypeError(f'run is a function of the artifact, or words as ["{{artifact}}", "1024"]; given: {run!r}')
+        self.rules = Rules(**rules)
+        self.rules.check()
+        self.executor, self.baseline, self.alpha, self.seed = executor, baseline, alpha, seed
+        self._done = {"built": 0, "builds": 0, "visits": 0}
+        self._progress = progress or (lambda progress: None)
+        more = build.programs if isinstance(build, Build) else ()
+        present = roll.roll_call(executor, tuple(dict.fromkeys([*tools, *more])), cores, nodes)
+        self.machines = {node.machine.host: node.machine for node in present}
+        self._kind_of = kind or (lambda machine: machine.kind)
+        kinds = len({node.kind for node in self.nodes})
+        for line in roll.lines(present, kinds, executor.describe().absent):
+            (log or (lambda line: None))(line)
+        stages = Stages("", build, run, check, setup)
+        asks = Asks(cores, tuple(map(os.path.abspath, ship)), build_timeout, run_timeout, counters)
+        self.crew = Crew(executor, stages, self.rules, asks, Artifacts(artifacts))
+
+    @property
+    def nodes(self) -> list[Node]:
+        """The nodes that measure."""
+        return [Node(it.host, str(self._kind_of(it)), it.tools) for it in self.machines.values()]
+
+    def measure(self, variants: Sequence[Variant]) -> Table:
+        """Build variants for each kind of node, and measure all on each node. Returns when all is known."""
+        wanted = distinct([*([] if self.baseline is None else [self.baseline]), *variants])
+        trials = [Trial(self, node, f"{self.seed}/{node.host}") for node in self.nodes]
+        for trial in trials:
+            trial.begin(wanted)
+        self.crew.run()
+        return self.table(trials)
+
+    def search(
+        self, space: Space, strategy: Any = "random", budget: int = 50, *, constraint: Constraint | None = None
+    ) -> Table:
+        """Measure `budget` points of a space, chosen one after another by a strategy as results return.
+
+        Args:
+            space: what each name may be, as {"tile": (8, 16, 32), "unroll": range(1, 5)}.
+            strategy: "random", "tpe" (Optuna's; wants `mainstay[tune]`), or an object with `ask()`, which returns a
+                `Variant`, and `tell(variant, seconds)`, with infinite seconds for one that failed.
+            constraint: which points may be measured, as `lambda v: v.tile % v.unroll == 0`.
+
+        Each point is measured on one node, by turns, beside the baseline (the first point, if the tuner has none), and
+        is told to the strategy by its ratio to that, so that nodes do not count.
+        """
+        from mainstay.tune.search import Search
+
+        check_space(space)
+        return Search(self, space, strategy, budget, constraint).run()
+
+    def table(self, trials: Sequence[Trial]) -> Table:
+        """Return what came of trials."""
+        rows = [row for trial in trials for row in trial.rows()]
+        calibrations: dict[str, list[Visit]] = {}
+        for trial in trials:
+            visits = trial.session.calibration.visits
+            calibrations.setdefault(trial.node.host, []).extend(visits[number] for number in sorted(visits))
+        return Table(rows, calibrations, self.machines, self.alpha)
+
+    def moved(self, course: Course | None, host: str, **done: int) -> None:
+        """So much more has been done: tell of it."""
+        for name, count in done.items():
+            self._done[name] += count
+        self._progress(Progress(**self._done, course=course, host=host))
+
+
+class Trial:
+    """Some variants on one node: built for its kind, and then a session there.
+
+    Args:
+        bar: a median known before (s), see `Session`.
+        then: is called when all is known.
+    """
+
+    def __init__(
+        self, tuner: Tuner, node: Node, seed: str, bar: float = inf, then: Callable[[], None] | None = None
+    ) -> None:
+        self._tuner, self.node, self._seed, self._then = tuner, node, seed, then or (lambda: None)
+        self._bar = bar
+        self.session = Session(tuner.rules, seed, tuner.baseline, bar)
+        self._built: dict[str, Built] = {}
+        self.variants: list[Variant] = []
+
+    def begin(self, variants: Sequence[Variant]) -> None:
+        """Have the variants built; each is visited as soon as it is."""
+        self.variants = list(variants)
+        alike = [node for node in self._tuner.nodes if node.kind == self.node.kind]
+        self._tuner.moved(None, self.node.host, builds=len(self.variants))
+        for variant in self.variants:
+            self._tuner.crew.build(variant, self.node.kind, alike, self._on_built(variant))
+
+    def _on_built(self, variant: Variant) -> Callable[[Built], None]:
+        def built(built: Built) -> None:
+            self._built[variant.key] = built
+            if built.status == OK:
+                self._visit(variant, self.session.begin(variant))
+            self._tuner.moved(None, self.node.host, built=1)
+            if len(self._built) == len(self.variants):
+                self._go_on(self.session.close())
+
+        return built
+
+    def _visit(self, variant: Variant, number: int) -> None:
+        tuner, node = self._tuner, self.node
+        about = About(
+            tuner.crew.token, self._seed, variant, node.host, node.kind, number, variant == tuner.baseline,
+            tuner.rules, self._bar, node.tools,
+        )  # fmt: skip
+
+        def visited(visit: Visit) -> None:
+            course = self.session.calibration if variant == CALIBRATION else self.session.courses[variant.key]
+            following = self.session.visited(variant, number, visit)
+            tuner.moved(course, node.host, visits=1)
+            self._go_on(following)
+
+        tuner.crew.visit(about, self._built.get(variant.key, Built(OK)), visited)
+
+    def _go_on(self, visits: Sequence[tuple[Variant, int]]) -> None:
+        for variant, number in visits:
+            self._visit(variant, number)
+        if self.session.is_over:
+            self._then()
+
+    def rows(self) -> list[Row]:
+        return [self._row(variant, self._built[variant.key]) for variant in self.variants]
+
+    def _row(self, variant: Variant, built: Built) -> Row:
+        node, tuner = self.node, self._tuner
+        row = Row(variant, node.host, node.kind, built.status, self._seed, is_baseline=variant == tuner.baseline)
+        row.tools, row.machine = node.tools, tuner.machines[node.host]
+        if built.status != OK:
+            row.message = built.stderr
+            row.command = built.command.replace("{directory}", tuner.crew.place(built))
+            return row
+        course = self.session.courses[variant.key]
+        row.status, row.visits, row.failures = course.status, course.visits, tuple(course.failures)
+        row.message = course.failures[-1].message if course.failures else ""
+        return row

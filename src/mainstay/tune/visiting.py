@@ -1,0 +1,207 @@
+"""A visit: some samples of one variant on one node, which its worker has for itself meanwhile.
+
+    artifact's files ─▶ check, once ─▶ warm-up ─▶ run, run, run … ─▶ Visit: every sample, and what the machine was like
+
+What the user's functions do wrong becomes a class of failure. What ends the worker, its agent and the client see.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from mainstay.node.scratch import staged
+from mainstay.tune.building import NO_MEMORY, OK, TIMEOUT, Built, build, placed
+from mainstay.tune.counters import Counters
+from mainstay.tune.machine import calibrate, governor, load
+from mainstay.tune.programs import CommandFailed, call, is_short_of_memory
+from mainstay.tune.rules import Rules
+from mainstay.tune.variants import Variant
+
+CRASH, WRONG, ERROR = "crash", "wrong answer", "error"
+_states: dict[str, Any] = {}  # what `setup` made in this process, by tuner
+
+
+class Stages(NamedTuple):
+    """The user's functions, and what they are known by."""
+
+    token: str
+    build: Callable[..., Any] | None
+    run: Callable[..., Any] | Sequence[str]
+    check: Callable[..., Any] | None
+    setup: Callable[[], Any] | None
+
+    def more(self) -> tuple[Any, ...]:
+        """Return what each function is given last: what `setup` made, once in this process, where there is one."""
+        if self.setup is None:
+            return ()
+        if self.token not in _states:
+            _states[self.token] = self.setup()
+        return (_states[self.token],)
+
+
+class About(NamedTuple):
+    """What a record of the journal is about, so that a report can be made from it alone."""
+
+    tuner: str
+    session: str
+    variant: Variant
+    host: str
+    kind: str
+    round: int
+    is_baseline: bool
+    rules: Rules
+    bar: float
+    tools: tuple[tuple[str, str], ...]
+
+
+class Order(NamedTuple):
+    """What a visit is to do: the artifact (a path of the client's that is staged, and the value), and how often."""
+
+    files: str
+    value: Any
+    repeats: int
+    warmups: int
+    checks: bool
+    counts: bool
+    about: About
+
+
+class Visit(NamedTuple):
+    """What came of a visit. Times in seconds, one for each sample; `began` is of the wall clock (s since 1970).
+
+    `cpu` is what the process and its children used; `counters` and `metrics` are by name; `load` before and after.
+    """
+
+    status: str
+    about: About | None = None
+    seconds: tuple[float, ...] = ()
+    cpu: tuple[float, ...] = ()
+    metrics: tuple[dict[str, Any], ...] = ()
+    counters: tuple[dict[str, float], ...] = ()
+    message: str = ""
+    host: str = ""
+    cores: tuple[int, ...] = ()
+    governor: str = ""
+    load: tuple[float, float] = (0.0, 0.0)
+    began: float = 0.0
+    lasted: float = 0.0
+
+
+def built(stages: Stages, variant: Variant) -> Built:
+    """Build a variant here."""
+    assert stages.build is not None
+    return build(stages.build, variant, stages.more)
+
+
+def calibrated(about: About, repeats: int) -> Visit:
+    """Return a visit of the calibration kernel."""
+    taken = _noted(lambda samples: samples.extend(Sample(calibrate(), 0.0, {}, {}) for _ in range(repeats)))
+    return taken._replace(about=about)
+
+
+def visit(stages: Stages, order: Order) -> Visit:
+    """Take the samples of a visit."""
+    artifact = placed(order.value, str(staged(order.files)) if order.files else "")
+
+    def take(samples: list[Sample]) -> None:
+        more = stages.more()
+        if order.checks and stages.check is not None:
+            _check(stages.check, artifact, more)
+        counters = Counters() if order.counts else None
+        try:
+            for _ in range(order.warmups):
+                _sample(stages.run, artifact, more, None)
+            samples.extend(_sample(stages.run, artifact, more, counters) for _ in range(order.repeats))
+        finally:
+            if counters is not None:
+                counters.close()
+
+    return _noted(take)._replace(about=order.about)
+
+
+class Sample(NamedTuple):
+    """One run."""
+
+    seconds: float
+    cpu: float
+    metrics: dict[str, Any]
+    counters: dict[str, float]
+
+
+class WrongAnswer(Exception):
+    """`check` said no."""
+
+
+def _check(check: Callable[..., Any], artifact: Any, more: tuple[Any, ...]) -> None:
+    try:
+        verdict = check(artifact, *more)
+    except (AssertionError, ArithmeticError, LookupError, ValueError, TypeError) as error:
+        raise WrongAnswer("".join(traceback.format_exception(error)[-2:])) from error
+    if verdict is False:
+        raise WrongAnswer("check() returned False")
+
+
+def _sample(run: Any, artifact: Any, more: tuple[Any, ...], counters: Counters | None) -> Sample:
+    used = _cpu_time()
+    if counters is not None:
+        counters.start()
+    began = time.perf_counter()
+    said: Any = None
+    if callable(run):
+        said = run(artifact, *more)
+    else:
+        call([str(artifact) if word == "{artifact}" else word for word in run])
+    wall = time.perf_counter() - began
+    counted = counters.stop() if counters is not None else {}
+    metrics = dict(said) if isinstance(said, dict) else {}
+    seconds = metrics.pop("seconds", wall) if isinstance(said, dict) else wall if said is None else said
+    return Sample(float(seconds), _cpu_time() - used, metrics, counted)
+
+
+def _cpu_time() -> float:
+    both = (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in both)
+
+
+def _noted(take: Callable[[list[Sample]], None]) -> Visit:
+    samples: list[Sample] = []
+    before, began, clock = load(), time.time(), time.monotonic()
+    status, message = OK, ""
+    try:
+        take(samples)
+    except Exception as error:
+        status, message = _class_of(error)
+    return Visit(
+        status,
+        None,
+        tuple(one.seconds for one in samples),
+        tuple(one.cpu for one in samples),
+        tuple(one.metrics for one in samples if one.metrics),
+        tuple(one.counters for one in samples if one.counters),
+        message,
+        os.uname().nodename,
+        tuple(sorted(os.sched_getaffinity(0))),
+        governor(),
+        (before, load()),
+        began,
+        time.monotonic() - clock,
+    )
+
+
+def _class_of(error: Exception) -> tuple[str, str]:
+    """Return the class of a failure, and what is to be said of it."""
+    if isinstance(error, WrongAnswer):
+        return WRONG, str(error)
+    if isinstance(error, subprocess.TimeoutExpired):
+        return TIMEOUT, str(error)
+    if is_short_of_memory(error):
+        return NO_MEMORY, str(error)
+    if isinstance(error, CommandFailed):
+        return (CRASH if error.signal is not None else ERROR), str(error)
+    return ERROR, "".join(traceback.format_exception(error)[-3:])

@@ -1,0 +1,270 @@
+"""The tuner on a real pool: builds and their failures, state, files, what a killed run leaves, search, the command."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mainstay
+from conftest import agents, wait_until
+from mainstay import Executor
+from mainstay.timeline import overlaps
+from mainstay.tune import Build, Table, Tuner, Variant, call
+from mainstay.tune.nodes import TooFewNodes
+from mainstay.tune.report import tables
+
+MAIN = "import sys; from mainstay.cli import main; sys.exit(main())"
+FEW = {"rounds": (2, 3), "repeats": 2, "warmups": 0, "slower": 1e9}
+SOURCE = """
+#include <stdio.h>
+#include <stdlib.h>
+#ifdef BROKEN
+#error broken on purpose
+#endif
+int main(void) {
+    if (@answer@ == 6) abort();
+    if (@answer@ == 9) { fprintf(stderr, "cannot allocate memory"); return 3; }
+    if (@answer@ == 5) return 5;
+    printf("%d", @answer@);
+    return 0;
+}
+"""
+answers = Build(["cc", "{flags}", "answer.c", "-o", "bin/answer"], "bin/answer", {"bin/x": "", "answer.c": SOURCE})
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with Executor(3, launcher="local", timeline=True) as executor:
+        yield executor
+
+
+def is_42(artifact) -> bool:
+    return call([artifact]) == "42"
+
+
+def by_variant(table: Table):
+    return {row.variant: row for row in table}
+
+
+def test_every_failure_is_a_row_with_its_class_and_ends_no_sweep(pool, tmp_path):
+    base = Variant(answer=42, flags="-O1")
+    broken = Variant(answer=42, flags="-DBROKEN")
+    others = {5: "error", 6: "crash", 7: "wrong answer", 9: "out of memory"}
+    begun = len(pool.timeline)
+    tuner = Tuner(pool, ["{artifact}"], build=answers, check=is_42, baseline=base, artifacts=tmp_path, **FEW)
+    table = tuner.measure([broken, *(Variant(answer=answer, flags="-O1") for answer in others)])
+    rows = by_variant(table)
+    assert {variant.answer: row.status for variant, row in rows.items() if variant not in (base, broken)} == others
+    assert rows[base].status in ("ok", "unstable")
+    assert table.best.variant == base
+    row = rows[broken]
+    assert row.status == "build error"
+    assert "broken on purpose" in row.message
+    again = subprocess.run(row.command, shell=True, capture_output=True, text=True, check=False)
+    assert again.returncode == 1
+    assert "broken on purpose" in again.stderr
+    assert "SIGABRT" in rows[Variant(answer=6, flags="-O1")].message
+    assert len(rows[Variant(answer=6, flags="-O1")].failures) == 2  # it was tried again
+    plain = rows[base].as_dict()
+    assert plain["cpu"]
+    assert plain["compiler"].startswith("cc")
+    assert plain["samples"] == 2 * plain["rounds"]
+    spans = pool.timeline[begun:]
+    assert sum(span.exclusive for span in spans) > 10
+    assert overlaps(spans) == []
+
+
+def test_what_ends_a_worker_is_a_class_too(pool):
+    def run(variant):
+        if variant.how == "segfault":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if variant.how == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if variant.how == "hangs":
+            signal.pause()
+        if variant.how == "raises":
+            raise KeyError(variant.how)
+
+    def measured(*names, **more):
+        table = Tuner(pool, run, **FEW, **more).measure([Variant(how=how) for how in names])
+        return {row.variant.how: row.status for row in table}
+
+    told = measured("segfault", "killed", "raises")
+    assert told == {"segfault": "crash", "killed": "out of memory", "raises": "error"}
+    assert measured("hangs", run_timeout=0.2) == {"hangs": "timeout"}
+    hanging = Build([sys.executable, "-c", "import time; time.sleep(600)"], "x", timeout=0.2)
+    table = Tuner(pool, ["{artifact}"], build=hanging, **FEW).measure([Variant(a=1)])
+    assert [row.status for row in table] == ["timeout"]
+    table = Tuner(pool, ["x"], build=Build(["no-such-compiler"], "x"), **FEW).measure([Variant(a=1)])
+    assert [row.status for row in table] == ["build error"]
+    assert "no-such-compiler" in table.rows[0].message
+
+
+def test_state_that_cannot_be_pickled_is_made_once_a_worker_from_a_file_that_was_shipped(pool, tmp_path):
+    source = tmp_path / "count.c"
+    source.write_text("static int calls; int count(void) { return ++calls; }")
+    library = tmp_path / "libcount.so"
+    call(["cc", "-shared", "-fPIC", source, "-o", library])
+    home, shipped = str(tmp_path), str(library)
+
+    def setup():
+        place = str(mainstay.staged(shipped))
+        assert not place.startswith(home)  # on the node's own disk
+        return ctypes.CDLL(place)
+
+    def build(variant, directory, library):
+        (directory / "made").write_text(f"{variant.x}")
+        return {"file": str(directory / "made"), "by": library.count() > 0}
+
+    def run(artifact, library):
+        assert artifact["by"]
+        return {"seconds": 1.0, "calls": library.count(), "pid": os.getpid(), "x": Path(artifact["file"]).read_text()}
+
+    tuner = Tuner(pool, run, build=build, setup=setup, ship=[shipped], **FEW)
+    samples = tuner.measure([Variant(x=x) for x in range(3)]).samples()
+    by_worker: dict[int, list[int]] = {}
+    for sample in samples:
+        by_worker.setdefault(sample["pid"], []).append(sample["calls"])
+    assert all(len(set(calls)) == len(calls) for calls in by_worker.values())  # one counter each, never begun anew
+
+
+SWEEP = """
+import sys, zlib
+from mainstay import Executor
+from mainstay.tune import Tuner, Variant
+
+def run(variant):
+    # what it says is always the same, so that tables can be compared
+    with open(sys.argv[2], "a") as file:
+        file.write(f"{variant}\\n")
+    seconds = 1 + zlib.crc32(str(variant).encode()) % 100 / 1000
+    return seconds
+
+with Executor(2, launcher="local", journal=sys.argv[1], journal_sync="each") as ex:
+    tuner = Tuner(ex, run, repeats=1, warmups=0, rounds=(6, 6), baseline=Variant(a=0))
+    if sys.argv[3] == "measure":
+        table = tuner.measure([Variant(a=a) for a in range(6)])
+    else:
+        table = tuner.search({"a": range(6), "b": range(6)}, sys.argv[3], 5, constraint=lambda v: v.a + v.b < 9)
+    for row in table:
+        print(row.variant, row.status, row.session, sorted(row.medians.items()), table.ratio(row))
+"""
+
+
+def lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+@pytest.mark.parametrize("how", ["measure", "random", "tpe"])
+def test_a_killed_run_goes_on_where_it_was_and_its_table_is_the_same(tmp_path, how):
+    if how == "tpe":
+        pytest.importorskip("optuna")
+    script = tmp_path / "sweep.py"
+    script.write_text(SWEEP)
+
+    def start(name):
+        words = [sys.executable, script, tmp_path / f"{name}.db", tmp_path / name, how]
+        return subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+
+    others = {process.pid for process in agents()}
+    with start("killed") as first:
+        wait_until(lambda: len(lines(tmp_path / "killed")) > 12, 60)
+        first.kill()
+    wait_until(lambda: {process.pid for process in agents()} <= others)
+    before, kept = len(lines(tmp_path / "killed")), visits(tmp_path / "killed.db")
+    table = [start("killed").communicate(timeout=100)[0] for _ in range(2)]
+    assert table[0] == table[1]
+    assert 0 < kept < visits(tmp_path / "killed.db")
+    assert len(lines(tmp_path / "killed")) - before == visits(tmp_path / "killed.db") - kept  # none was repeated
+    if how != "tpe":  # what that asks next depends on the order in which results come
+        assert table[0] == start("whole").communicate(timeout=100)[0]
+        assert visits(tmp_path / "whole.db") == visits(tmp_path / "killed.db")
+
+
+def visits(journal: Path) -> int:
+    """How many visits a journal has."""
+    return sum(len(row.visits) for table in tables(journal) for row in table)
+
+
+def test_search_goes_where_it_is_faster_and_says_what_it_allows(pool):
+    def run(variant):
+        return 1.0 + abs(variant.a - 5) + (0.5 if variant.b else 0.0)
+
+    space = {"a": range(10), "b": (False, True)}
+    tuner = Tuner(pool, run, **FEW)
+    table = tuner.search(space, "random", 40)  # more than there are
+    assert table.best.variant == Variant(a=5, b=False)
+    assert len({row.variant for row in table}) == 20
+    with pytest.raises(ValueError, match="strategy is one of random, tpe"):
+        tuner.search(space, "magic", 3)
+    with pytest.raises(TypeError, match="give a list, tuple or range"):
+        tuner.search({"a": 3})
+    with pytest.raises(ValueError, match="budget"):
+        tuner.search(space, "random", 0)
+
+
+def test_it_says_where_it_ran_and_that_too_few_nodes_took_part(pool):
+    said: list[str] = []
+    Tuner(pool, print, log=said.append)
+    host = pool.workers[0].host
+    assert said[0] == "nodes: 1 allocated, 1 took part; kinds: 1"
+    assert said[1].startswith(f"{host}: ")
+    assert "calibration" in said[1]
+    with pytest.raises(TooFewNodes, match=rf"nodes=2 were asked for, and 1 took part \({host}\)"):
+        Tuner(pool, print, nodes=2)
+    with pytest.raises(TypeError, match="run is a function"):
+        Tuner(pool, "prog")
+
+
+FILE = """
+from mainstay.tune import Build, Variant
+
+build = Build(["cc", "-O{opt}", "k.c", "-o", "k"], "k", {"k.c": "int main(void) { return @code@; }"})
+run = ["{artifact}"]
+variants = [Variant(opt=opt, code=code) for opt in (0, 1) for code in (0, 1)]
+baseline = Variant(opt=0, code=0)
+options = {"rounds": (6, 7), "repeats": 1, "warmups": 0}
+"""
+
+
+def test_the_command_measures_what_a_file_tells_and_reports_it_from_the_journal(tmp_path):
+    pytest.importorskip("rich")
+    file = tmp_path / "kernels.py"
+    file.write_text(FILE)
+
+    def tune(*words):
+        command = [sys.executable, "-c", MAIN, "tune", *map(str, words)]
+        return subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=100)
+
+    done = tune(file, "--launcher", "local", "--workers", 2, "--csv", "rows.csv", "--plot", "rows.png")
+    assert done.returncode == 0, done.stderr
+    assert "fastest on" in done.stdout
+    assert "took part" in done.stderr
+    reported = tune("report", "kernels.db")
+    assert reported.stdout == done.stdout
+    rows = json.loads(tune("report", "kernels.db", "--json").stdout)
+    assert sorted((row["code"], row["status"] == "error") for row in rows) == [(0, False)] * 2 + [(1, True)] * 2
+    assert len((tmp_path / "rows.csv").read_text().splitlines()) >= 5
+    assert (tmp_path / "rows.png").read_bytes().startswith(b"\x89PNG")
+    assert [len(table) for table in tables(tmp_path / "kernels.db")] == [4]
+    for words, told in [
+        (["nothing.py"], "'nothing.py' is no Python file"),
+        (["report", "nothing.db"], "nothing.db"),
+        (["report"], "report wants one journal"),
+    ]:
+        wrong = tune(*words)
+        assert wrong.returncode == 2
+        assert told in wrong.stderr
+
+
+def test_a_serial_pool_tunes_too():
+    with Executor(launcher="serial") as executor:
+        table = Tuner(executor, lambda variant: 1.0 + variant.a, **FEW).measure([Variant(a=1), Variant(a=2)])
+        assert table.best.variant == Variant(a=1)

@@ -1,0 +1,77 @@
+"""The statistics against what is known of them: worked values, and how often they are right on drawn samples."""
+
+from __future__ import annotations
+
+import random
+from math import inf
+
+import pytest
+
+from mainstay.tune.statistics import compare, interval, pseudomedian, signed_rank
+
+
+def drawn(seed: int, count: int, ratio: float, spread: float = 0.02) -> list[tuple[float, float]]:
+    """Pairs with a drift that both share, and a spread of each."""
+    chance = random.Random(seed)
+    drift = [1 + chance.uniform(0, 0.3) for _ in range(count)]
+    return [(ratio * d * (1 + chance.gauss(0, spread)), d * (1 + chance.gauss(0, spread))) for d in drift]
+
+
+def test_the_interval_is_that_of_order_statistics():
+    assert interval([5.0, 1.0, 3.0]) == (3.0, -inf, inf)  # too few
+    assert interval([6, 1, 5, 2, 4, 3.0]) == (3.5, 1, 6)  # 1 - 2 / 64 = 97 %
+    values = list(range(1, 26))
+    assert interval(values) == (13, 8, 18)  # the table for n = 25
+    assert interval([2.0] * 9).width == 0
+
+
+def test_the_interval_holds_the_median_as_often_as_it_says():
+    chance = random.Random(1)
+    held = 0
+    for _ in range(2000):
+        of = interval([chance.expovariate(1) for _ in range(15)])
+        held += of.low <= 0.6931471805599453 <= of.high
+    assert held >= 0.95 * 2000
+
+
+@pytest.mark.parametrize(
+    ("differences", "p"),
+    [
+        ([1, 2, 3, 4, 5, 6], 2 / 64),
+        ([1, -2, 3, 4, 5, 6], 6 / 64),
+        ([0, 0, 0], 1.0),
+        ([1, -1], 1.0),
+        ([2, 2, 2, 2, 2], 2 / 32),
+    ],
+)
+def test_the_signed_rank_test_counts_small_samples(differences, p):
+    assert signed_rank(differences) == pytest.approx(p)
+
+
+def test_the_normal_approximation_joins_the_counted_distribution():
+    differences = [chance - 0.35 for chance in (random.Random(3).random() for _ in range(61))]
+    assert signed_rank(differences) == pytest.approx(signed_rank(differences[:60]), rel=0.35)
+
+
+def test_what_is_equal_is_seldom_told_apart_and_what_differs_is_found():
+    names = ("a", "b")
+    equal = [compare(*names, drawn(seed, 10, 1.0), ["h"], 0.01, 0.005).verdict for seed in range(400)]
+    assert equal.count("not told apart") >= 0.98 * 400
+    apart = [compare(*names, drawn(seed, 20, 0.97), ["h"], 0.01, 0.005).verdict for seed in range(400)]
+    assert apart.count("a is faster") >= 0.95 * 400
+    assert apart.count("b is faster") == 0
+
+
+def test_a_comparison_names_its_test_and_where_its_pairs_are_from():
+    of = compare("x=1", "x=2", drawn(0, 20, 1.2), ["n2", "n1"], 0.01, 0.005)
+    assert "Wilcoxon 1945" in str(of)
+    assert "2 hosts, each pair within one" in str(of)
+    assert "[x=1] is slower than [x=2]" in str(of)
+    assert of.hosts == ("n1", "n2")
+    assert compare("a", "b", [(1.001, 1.0)] * 40, ["h"], 0.01, 0.005).verdict == "not told apart"  # too little to tell
+    with pytest.raises(ValueError, match="never measured in one round on one node"):
+        compare("a", "b", [], [], 0.01, 0.005)
+
+
+def test_the_pseudomedian_is_the_median_of_the_pairs_means():
+    assert pseudomedian([1, 2, 6]) == 2.75
