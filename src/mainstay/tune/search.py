@@ -66,7 +66,7 @@ class Tpe:
         self._space, self._constraint = space, constraint
         self._study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed, constant_liar=True))
         categorical = optuna.distributions.CategoricalDistribution
-        self._ranges = {name: categorical(list(choices)) for name, choices in space.items()}
+        self._ranges: dict[str, Any] = {name: categorical(list(choices)) for name, choices in space.items()}
         self._pruned = optuna.trial.TrialState.FAIL
         self._trials: dict[str, list[Any]] = {}
 
