@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from mainstay.errors import ProcessSetError
-from mainstay.process_sets import RESERVED, Process, ProcessSet
+from mainstay.process_sets import RESERVED, ProcessSet
 from mainstay.registrar import Callback, Predicate, Registrar, Watch
 from mainstay.report import WorkerInfo
 
@@ -124,9 +124,7 @@ class ProcessSets(Mapping[str, ProcessSet]):
         return [self._number(worker) for worker in given]
 
     def _number(self, worker: Member) -> int:
-        number = self._registrar.number_of(
-            worker.id if isinstance(worker, WorkerInfo) else worker if isinstance(worker, int) else Process(*worker)
-        )
+        number = self._registrar.number_of(worker.id if isinstance(worker, WorkerInfo) else worker)
         if number is None:
             raise ProcessSetError(
                 f"{worker!r} is no worker that stands; ex.workers has those that do, with id, namespace and rank"

@@ -27,7 +27,7 @@ from mainstay.launches import Log
 from mainstay.lines import Lines
 from mainstay.orders import Action, Members, Ranks, Task
 from mainstay.peers import WorkerState
-from mainstay.process_sets import PMIX, SELF, WORLD, Define, Event, Process, ProcessSet, Registry
+from mainstay.process_sets import PMIX, SELF, USER, WORLD, Define, Event, Process, ProcessSet, Registry
 from mainstay.report import WorkerInfo
 from mainstay.roster import Roster
 from mainstay.scheduler import Scheduler
@@ -97,8 +97,8 @@ class Registrar:
         self._members: dict[str, Members] = {}  # of the sets that calls run on
         self._predicates: dict[str, Predicate] = {}  # of living sets
         self._judging: Counter[str] = Counter()  # judgements of a predicate that are still to come
-        pool.roster.on_guest, pool.enrolments.on_standing = self.guest_came, self.stands
         self._short_since: dict[str, float] = {}  # since when calls have waited for a set that has too few members
+        pool.roster.on_guest, pool.enrolments.on_standing = self.guest_came, self.stands
 
     # -- what changes who is there
 
@@ -128,7 +128,8 @@ class Registrar:
 
     def _refresh(self) -> None:
         self._is_stale = False
-        workers = {number: self._pool.roster.workers[number] for number in self._pool.scheduler.workers}
+        scheduled = self._pool.scheduler.workers
+        workers = {number: worker for number, worker in self._pool.roster.workers.items() if number in scheduled}
         there = {number: Process(worker.namespace, worker.rank) for number, worker in workers.items()}
         known, self._process = self._process, there
         new = [number for number, process in there.items() if known.get(number) != process]
@@ -147,8 +148,9 @@ class Registrar:
         """Define a set of these workers, under a name that is free."""
         registry = self.refreshed()
         members = [self._process[number] for number in numbers if number in self._process]
-        self._tell(registry.define(name, members, living=living))
-        return registry.listing.get(name) or ProcessSet(name, (), False, "user", 0)
+        events = registry.define(name, members, living=living)
+        self._tell(events)
+        return events[0].set if events else ProcessSet(name, (), False, USER, 0)
 
     def follow(self, name: str, predicate: Predicate, judged: Collection[int]) -> None:
         """Workers that come from now on belong to a living set where the predicate says so; some were judged."""
@@ -166,7 +168,7 @@ class Registrar:
         self.watches.append(Watch(callback, self._log))
         return self.watches[-1]
 
-    def number_of(self, given: int | Process) -> int | None:
+    def number_of(self, given: object) -> int | None:
         """Return the number of a worker that stands, given that or its process; None: there is no such worker."""
         found = [number for number, process in self._process.items() if given in (number, process)]
         return found[0] if found else None
@@ -234,11 +236,11 @@ class Registrar:
         """
         with self._pool.lock:
             members = self._resolve(given, 1 if gang is None else gang.least)
-        if gang is None or members is None:
-            return gang, members
-        if gang.scope == "all" and not self.registry.lives(members.name):
-            return replace(gang, least=len(members), most=len(members), scope="pool", on=members), None
-        return replace(gang, on=members), None
+            if gang is None or members is None:
+                return gang, members
+            if gang.scope == "all" and not self.registry.lives(members.name):
+                return replace(gang, least=len(members), most=len(members), scope="pool", on=members), None
+            return replace(gang, on=members), None
 
     def _resolve(self, given: str | ProcessSet, least: int) -> Members | None:
         """Return on whom a call may run that names a set; None: on any."""
@@ -256,7 +258,9 @@ class Registrar:
                 f"on={name!r}: the set is invalid, since {self._who_left(name)}; define it anew, or with living=True, "
                 "so that it follows its members' coming and going"
             )
-        members = self._members.get(name) or self._members.setdefault(name, self._fill(Members(name)))
+        if name not in self._members:
+            self._members[name] = self._fill(Members(name))
+        members = self._members[name]
         if (reason := self._why_short(members, least)) is not None:
             raise ProcessSetError(f"on={name!r}: {reason}")
         return members

@@ -306,7 +306,7 @@ class Scheduler:
     def _fill(self, worker: Worker, queue: deque[Task], share: int, now: float) -> list[Task]:
         """Move tasks from the queue into the worker's hand: its share, if it may hold as many."""
         tasks: list[Task] = []
-        hand, held = worker.hand, len(worker.hand)
+        hand, held, is_bound = worker.hand, len(worker.hand), queue[0].on is not None
         most = min(share, MOST_IN_HAND - held)
         if held and worker.since + (STALLED if worker.load <= AHEAD else OVERDUE) <= now:
             most = 0  # it has been silent for too long
@@ -314,7 +314,7 @@ class Scheduler:
             expected, load = self.times.in_hand(queue[0]), worker.load
             if not self._fits(queue[0], now) or (tasks and self.gangs.comes_before(queue[0])):
                 break
-            if hand and load + expected > AHEAD and (len(hand) > 1 or max(expected, load) > NEXT or queue[0].on):
+            if hand and load + expected > AHEAD and (len(hand) > 1 or max(expected, load) > NEXT or is_bound):
                 break  # for a set, nothing waits behind what is long: who idles may not have it
             task = queue.popleft()
             task.expected = expected

@@ -172,3 +172,12 @@ def test_neither_kind_of_call_starves_the_other():
     began = [pool.began[task.id][0] for task in tasks[1::2]]
     assert began == sorted(began)
     assert max(pool.began[task.id][0] for task in first) < 0.001
+
+
+def test_a_gang_and_a_call_that_waits_for_a_member_hold_each_other_up_for_a_while_only():
+    pool = Pool(3)
+    member = Members("one", [max(pool.scheduler.workers)])
+    first = [pool.submit(1.0, on=member), pool.gang(3), pool.submit(0.5, on=member), pool.submit(0.5)]
+    pool.run()
+    assert {how for _, how in pool.outcomes} == {"done"}
+    assert len(pool.outcomes) == len(first)
