@@ -4,8 +4,8 @@ is left after many; and what becomes of them while workers are killed.
     python benchmarks/gangs.py [--only cost,join,mix,many,kills,executorlib] [--mpiexec PATH] [--gangs 10000] …
 
 Each figure is measured `--rounds` times, in turns where figures are held against each other; the table gives medians
-and, in brackets, the least and the most. The mix is of 1,000 tasks with 1 to 4 ranks that sleep for 5 to 15 ms each;
-what it is held against is the sum of their ranks' times, divided by the workers: no packing is shorter.
+and, in brackets, the least and the most. The mix is of 1,000 tasks with 1 to 4 ranks that sleep for some time around
+`--ms` each; what it is held against is the sum of their ranks' times, divided by the workers: no packing is shorter.
 With Open MPI (`--mpiexec`, and `MPI4PY_MPIABI=openmpi LD_LIBRARY_PATH=…` before), namespaces cannot be joined.
 """
 
@@ -117,13 +117,16 @@ def mix(given: argparse.Namespace) -> None:
     with pool(given, given.workers, mpi=True) as executor:
         executor.options(ranks=given.workers).submit(nothing).result(PATIENCE)
         for seed in range(given.rounds):
-            busy.append(100 * share(executor, given.workers, given.tasks, random.Random(seed)))
-    row(f"{given.tasks} mixed tasks on {given.workers} workers", told(busy, "% of the best packing"), "")
+            chance = random.Random(seed)
+            length = given.ms / 1000
+            mixed = [(chance.randint(1, given.workers), chance.uniform(0.5, 1.5) * length) for _ in range(given.tasks)]
+            busy.append(100 * share(executor, given.workers, mixed))
+    what = f"{given.tasks} mixed tasks of some {given.ms:g} ms on {given.workers} workers"
+    row(what, told(busy, "% of the best packing"), "")
 
 
-def share(executor: mainstay.Executor, workers: int, tasks: int, chance: random.Random) -> float:
-    """Return the time of the best packing, in parts of the time that a mix took."""
-    drawn = [(chance.randint(1, workers), chance.uniform(0.005, 0.015)) for _ in range(tasks)]
+def share(executor: mainstay.Executor, workers: int, drawn: list[tuple[int, float]]) -> float:
+    """Return the time of the best packing, in parts of the time that tasks of so many ranks and seconds took."""
     views = {ranks: executor if ranks == 1 else executor.options(ranks=ranks) for ranks in range(1, workers + 1)}
     started = time.perf_counter()
     futures = [views[ranks].submit(time.sleep, seconds) for ranks, seconds in drawn]
@@ -214,8 +217,7 @@ def executorlib(given: argparse.Namespace) -> None:
         return [micros(lambda: executor.submit(nothing).result(PATIENCE), 100) for _ in range(given.rounds)]
 
     for cores in (1, given.workers):
-        asked = {"cores": cores, "openmpi_oversubscribe": False}
-        with peer.SingleNodeExecutor(max_workers=1, block_allocation=True, resource_dict=asked) as executor:
+        with peer.SingleNodeExecutor(max_workers=1, block_allocation=True, resource_dict={"cores": cores}) as executor:
             row(f"executorlib {peer.__version__}, cores={cores}, no-op", told(timed(executor), "µs"), "")
 
 
@@ -231,6 +233,7 @@ def main() -> None:
     parser.add_argument("--mpiexec", help="the launcher of another MPI than the one that is found")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--tasks", type=int, default=1000, help="of the mix")
+    parser.add_argument("--ms", type=float, default=10.0, help="that these last on average")
     parser.add_argument("--gangs", type=int, default=10_000, help="that are to leave nothing")
     parser.add_argument("--storm", type=int, default=500, help="gangs under which workers are killed, one for each ten")
     given = parser.parse_args()

@@ -172,13 +172,16 @@ class Acting:
         members = sorted(map(self._pool.roster.workers.__getitem__, action.workers), key=_as_in_a_set)
         gang = self._gangs[task.id] = Gang(task, members)
         number, leaves = self._communicators.plan(gang.members)
+        pickled: dict[Part, bytes] = {}  # for most it is the same
         homes = [home for home, leaf in enumerate(leaves) for _ in leaf.ranks] or [0] * len(gang.members)
         for index, (worker, home) in enumerate(zip(gang.members, homes, strict=True)):
             assert worker.connection is not None
             answers = index == 0 or not task.gang.root_only
-            part = pickle.dumps(tuple(Part(number, leaves, home, answers, tuple(worker.spent))))
+            part = Part(number, leaves, home, answers, tuple(worker.spent))
+            if part not in pickled:
+                pickled[part] = pickle.dumps(tuple(part))
             worker.spent.clear()
-            worker.connection.send(self._frames(worker, task, part))
+            worker.connection.send(self._frames(worker, task, pickled[part]))
         return []
 
     def part_ended(self, task: Task, frame: Frame, worker: WorkerState) -> None:

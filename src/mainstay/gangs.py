@@ -129,10 +129,11 @@ class Gangs:
         if not possible:
             return next(_takers(single, idle), None) if single else None
         head = possible[0]
-        wanted = self._place(head, idle.values(), living) or []
-        if not _is_alone(head) and not all(worker.namespace for worker in wanted) and self._may_enrol_now(living):
-            return Enrol([worker.id for worker in idle.values() if not worker.namespace])
-        members = self._place(head, _usable(head, idle), living)
+        wanted = members = self._place(head, idle.values(), living)
+        if wanted and not _is_alone(head) and not all(worker.namespace for worker in wanted):
+            if self._may_enrol_now(living):
+                return Enrol([worker.id for worker in idle.values() if not worker.namespace])
+            members = self._place(head, _usable(head, idle), living)
         if members:
             return self._begin(head, members, now)
         if not wanted and self._renew(head, living):
@@ -229,7 +230,8 @@ class Gangs:
         """Return the workers that this gang could have, sooner or later."""
         gang = task.gang
         assert gang is not None
-        mine = [worker for worker in living if _may_have(gang, worker)]
+        is_free = gang.on is None and gang.nodes is None
+        mine = living if is_free else [worker for worker in living if _may_have(gang, worker)]
         if gang.alone and gang.is_of_one_node:
             return [one for one in mine if self._least(gang, one, living) <= self.kept.get(one.node, 1)]
         return mine
