@@ -160,6 +160,8 @@ class Job:
             self._steps.end()
         if self._salloc.poll() is None:
             self._salloc.send_signal(signal.SIGTERM)
+            assert self._salloc.stdin is not None
+            self._salloc.stdin.close()
 
     @property
     def is_over(self) -> bool:
