@@ -14,7 +14,7 @@ import re
 import shutil
 import signal
 import subprocess
-import threading
+import tempfile
 from collections.abc import Mapping, Sequence
 
 from mainstay.launch import Invitation, ranks
@@ -26,6 +26,7 @@ from mainstay.slurm import Allocation, allocation
 END = b"\0END\0"
 SHELL = r"env -0; printf 'END\0'; exec cat"  # what runs inside of the job: tells of it, and waits
 JOB = re.compile(r"job allocation (\d+)")
+MOST_SAID = 1 << 16  # bytes of what salloc says
 OURS = ("SLURM_",)  # what a job inherits of this program's own job would lead it astray
 KEPT = "SLURM_CONF"
 
@@ -98,32 +99,29 @@ class Job:
         argv += ["--job-name=mainstay-pool", *flags, "/bin/sh", "-c", SHELL]
         hidden = (*RANK_VARIABLES, *OURS)
         inherited = {name: value for name, value in os.environ.items() if name == KEPT or not name.startswith(hidden)}
+        self._words = tempfile.TemporaryFile()  # noqa: SIM115  no pipe: salloc writes for ever to one that nobody reads
         self._salloc = subprocess.Popen(  # noqa: S603  argv is ours, and the user's flags
             argv,
             env=inherited,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._words,
             start_new_session=True,
         )
-        self._said: list[str] = []
-        self._listener = threading.Thread(target=self._listen, name="mainstay-salloc", daemon=True)
-        self._listener.start()
         self._steps: Steps | None = None
         self._ended = False
         self.here: Allocation | None = None
 
-    def _listen(self) -> None:
-        assert self._salloc.stderr is not None
-        for line in self._salloc.stderr:
-            self._said.append(line.decode(errors="replace").strip())
+    @property
+    def _said(self) -> list[str]:
+        """What salloc has written so far."""
+        return os.pread(self._words.fileno(), MOST_SAID, 0).decode(errors="replace").splitlines()
 
     def wait(self) -> str:
         """Start the agents when the job begins, and block until they, and then the job, have ended; return why."""
         self.here = allocation(self._environment())
         if self.here is None:
             code = self._salloc.wait()
-            self._listener.join(PATIENCE)
             return f"salloc ended with exit code {code}; it said: {'; '.join(self._said) or 'nothing'}"
         self._steps = Steps(self._invitation, self.here, _srun())
         if self._ended:
@@ -160,6 +158,8 @@ class Job:
             self._steps.end()
         if self._salloc.poll() is None:
             self._salloc.send_signal(signal.SIGTERM)
+            assert self._salloc.stdin is not None
+            self._salloc.stdin.close()
 
     @property
     def is_over(self) -> bool:
@@ -169,7 +169,7 @@ class Job:
     @property
     def number(self) -> str:
         """The job's id; empty while Slurm has not given it one."""
-        found = [match[1] for line in list(self._said) if (match := JOB.search(line))]
+        found = [match[1] for line in self._said if (match := JOB.search(line))]
         return found[-1] if found else ""
 
     def state(self) -> str:

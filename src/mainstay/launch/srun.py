@@ -158,6 +158,9 @@ def start_step(invitation: Invitation, here: Allocation, program: str, lost: str
     told |= threads(here, spread(here.workers, invitation.most))
     environment = invitation.environment() | told | open_gates()
     hidden = (*RANK_VARIABLES, *OPTIONS, *invitation.hidden)
+    if os.environ.get("SLURM_JOB_ID") not in (None, here.job):  # srun would take its nodes to be this program's
+        hidden += ("SLURM_",)
+        environment |= {name: os.environ[name] for name in ("SLURM_CONF",) if name in os.environ}
     return Process(argv, environment, len(here.nodes), tethered=True, hidden=hidden, directory=invitation.directory)
 
 
