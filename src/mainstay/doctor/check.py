@@ -74,7 +74,7 @@ class Case(NamedTuple):
 
 def ask(argv: Sequence[str], seconds: float, environ: Mapping[str, str]) -> Said:
     """Run a command to its end, which comes with ours, and after `seconds` at the latest."""
-    tether = [sys.executable, "-S", "-E", "-c", TETHER, str(os.getpid())]
+    tether = [sys.executable, "-S", "-E", "-c", TETHER, str(signal.SIGTERM.value), str(os.getpid())]
     program = _found(argv[0], environ)
     if program is None:
         return Said("", "", f"no {argv[0]} on PATH")

@@ -41,28 +41,28 @@ exec "$@"
 """
 LAST_LINES = 20
 
-# Becomes the program, after it has asked the kernel for SIGTERM at its parent's death (PR_SET_PDEATHSIG is 1).
+# Becomes the program, after it has asked the kernel for a signal at its parent's death (PR_SET_PDEATHSIG is 1).
 TETHER = """
 import ctypes, os, sys
-ctypes.CDLL(None).prctl(1, 15)
-if os.getppid() == int(sys.argv[1]):
-    os.execv(sys.argv[2], sys.argv[2:])
+ctypes.CDLL(None).prctl(1, int(sys.argv[1]))
+if os.getppid() == int(sys.argv[2]):
+    os.execv(sys.argv[3], sys.argv[3:])
 """
 
 
 @functools.cache
-def tether(setpriv: str | None) -> list[str]:
+def tether(setpriv: str | None, by: signal.Signals = signal.SIGTERM) -> list[str]:
     """Return the command that becomes a program after it has asked for a signal at its parent's death.
 
     It is util-linux's `setpriv` where that knows how, from 2.33 on: to start a Python for it would cost hundreds of
     metadata operations where Python lies on a shared file system.
     """
-    asks = ["--pdeathsig", "TERM", "/bin/sh", "-c", 'test "$PPID" = "$1" && shift && exec "$@"', "mainstay"]
+    asks = ["--pdeathsig", by.name.removeprefix("SIG"), "/bin/sh", "-c", 'test "$PPID" = "$1" && shift && exec "$@"', "mainstay"]
     if setpriv is not None:
         told = subprocess.run([setpriv, "--help"], env={}, capture_output=True, check=False)  # noqa: S603
         if b"--pdeathsig" in told.stdout:
             return [setpriv, *asks]
-    return [sys.executable, "-S", "-E", "-c", TETHER]
+    return [sys.executable, "-S", "-E", "-c", TETHER, str(by.value)]
 
 
 def staggered(stagger: int | None, command: Sequence[str] = AGENT) -> list[str]:

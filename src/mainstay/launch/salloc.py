@@ -3,8 +3,10 @@
     this process ── stdin ──▶ salloc ──▶ sh: its environment ──▶ stdout: which nodes ──▶ a step on these, as `srun` does
                                           └─ then waits for the end of its stdin
 
-The job belongs to `salloc`, and ends with it: when its shell reads the end of its stdin, when it gets SIGTERM, which
-the kernel also sends at this process's death, and so while the job still waits for its turn.
+The job belongs to `salloc`, and ends with it: when its shell reads the end of its stdin, and when it gets SIGHUP, which
+the kernel also sends at this process's death, and so while the job still waits for its turn. It is that signal and no
+other, because a salloc whose shell was waited for by another of its threads, as its job ended, waits for it for ever, at
+100 % of a core, until then.
 """
 
 from __future__ import annotations
@@ -95,7 +97,7 @@ class Job:
 
     def __init__(self, flags: Sequence[str], invitation: Invitation) -> None:
         self._invitation = invitation
-        argv = [*tether(shutil.which("setpriv")), str(os.getpid()), shutil.which("salloc") or "salloc"]
+        argv = [*tether(shutil.which("setpriv"), signal.SIGHUP), str(os.getpid()), shutil.which("salloc") or "salloc"]
         argv += ["--job-name=mainstay-pool", *flags, "/bin/sh", "-c", SHELL]
         hidden = (*RANK_VARIABLES, *OURS)
         inherited = {name: value for name, value in os.environ.items() if name == KEPT or not name.startswith(hidden)}
@@ -157,7 +159,7 @@ class Job:
         if self._steps is not None:
             self._steps.end()
         if self._salloc.poll() is None:
-            self._salloc.send_signal(signal.SIGTERM)
+            self._salloc.send_signal(signal.SIGHUP)
             assert self._salloc.stdin is not None
             self._salloc.stdin.close()
 
