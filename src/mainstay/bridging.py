@@ -74,6 +74,9 @@ class Bridges:
         """A worker has ended; if it stood between, another of its namespace does now."""
         if self._rank.get(worker.namespace) is worker:
             del self._rank[worker.namespace]
+            connection = self._open.pop(worker.namespace, None)
+            if connection is not None:
+                connection.close()
             self._appoint(worker.namespace)
 
     def open(self, connection: Connection, first: Frame) -> None:
@@ -94,7 +97,7 @@ class Bridges:
         for name, members in told.sets:
             self._take(Named(name, members))
         for one in self._newest():
-            self.publish(one)
+            self._publish(one, {worker.namespace})  # the rank before may have ended with what it was told last
 
     def _end(self, namespace: str, connection: Connection) -> None:
         connection.close()
@@ -105,16 +108,16 @@ class Bridges:
 
     def publish(self, one: ProcessSet) -> None:
         """Make a set of the pool known to PMIx, if it is the user's or a host's and has ranks there."""
+        self._publish(one, set(self._open))
+
+    def _publish(self, one: ProcessSet, namespaces: set[str]) -> None:
         if not one.valid or not (one.source == USER or one.name.startswith(HOST)):
             return
         members = tuple((self._theirs[space], rank) for space, rank in one.members if space in self._theirs)
-        key = one.name, frozenset(members)
-        reached = {space for space, _ in one.members} & self._open.keys()
-        if reached and key not in self._seen:
-            self._seen.add(key)
-            for namespace in reached:
-                told = pickle.dumps(tuple(Named(one.name, members)))
-                self._open[namespace].send(encode(Kind.PUBLISH, told))
+        for namespace in namespaces & {space for space, _ in one.members}:
+            self._seen.add((one.name, frozenset(members)))
+            told = pickle.dumps(tuple(Named(one.name, members)))
+            self._open[namespace].send(encode(Kind.PUBLISH, told))
 
     def _on_frames(self, frames: list[Frame]) -> None:
         for frame in frames:

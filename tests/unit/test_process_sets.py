@@ -6,7 +6,7 @@ import pickle
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mainstay.process_sets import HOST, NAMESPACE, WORLD, Define, Delete, Invalidate, Listing, Process, Registry
@@ -224,6 +224,7 @@ def test_sets_and_events_can_be_sent():
     assert {type(event) for event in events} <= {Define, Invalidate, Delete}
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_random_histories(data):
     registry, count, spaces = Checked(), Counter(), ["a", "b", "c"]

@@ -2,7 +2,8 @@
 
 Only what a set needs of PMIx's C interface is here, as its standard has it from version 4 on. With Open MPI 5.0 and its
 PRRTE 3.0, queries give the sets that were named at the launch (`--pset`); those that were defined later are told by an
-event to each process that listens, also to one that begins to listen later. There is no way to take a set back.
+event to each process that listens, also to one that begins to listen later; but a process is told of each only once,
+however many of its handlers come later. There is no way to take a set back.
 """
 
 from __future__ import annotations
