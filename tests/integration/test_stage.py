@@ -55,6 +55,22 @@ def where(_):
 with mainstay.Executor(2, launcher=sys.argv[1], stage=sys.argv[2], log=lambda line: print(line, file=sys.stderr)) as ex:
     print(json.dumps(ex.submit(where, 0).result()))
 """
+# Staged, on the shared file system itself. A line on stdin: a gang.
+GANGS = """\
+import json, os, sys
+import mainstay
+from mainstay.launch.mpiexec import MpiExec
+
+def libraries():
+    with open("/proc/self/maps") as file:
+        return mainstay.comm().size, sorted({line.split()[-1] for line in file if "/libmpi" in line})
+
+with mainstay.Executor(2, launcher=MpiExec(program=sys.argv[1]), stage=sys.argv[2]) as pool:
+    pool.wait_ready(timeout=60)
+    for _ in sys.stdin:
+        found = pool.options(ranks=2, gather="all").submit(libraries).result(60)
+        print(json.dumps([os.getpid(), found]), flush=True)
+"""
 
 
 @pytest.fixture(scope="module")
