@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.metadata import distribution
 from pathlib import Path
 
 import cloudpickle
@@ -104,3 +105,12 @@ def environment(directory: Path) -> Path:
     (site / "tool-1.0.dist-info").mkdir()
     (site / "tool-1.0.dist-info" / "RECORD").write_text("../../../bin/tool,,\n")
     return directory
+
+
+def install(directory: Path, *names: str) -> None:
+    """Put distributions of the environment that runs this into one that `environment` has made."""
+    site = next(directory.glob("lib/python3*/site-packages"))
+    for file in (file for name in names for file in distribution(name).files or ()):
+        if file.suffix != ".pyc":
+            (site / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file.locate(), site / file, follow_symlinks=False)

@@ -26,6 +26,7 @@ from typing import Protocol, cast
 from mainstay.errors import GangError
 from mainstay.launch import Launched, Launcher, Starter
 from mainstay.launch.mpiexec import MpiExec
+from mainstay.launch.slots import Lenders
 from mainstay.launches import GRACE, Launches, Log, Post
 from mainstay.node.context import Places
 from mainstay.node.gang import Enrolled, Enrolment
@@ -77,12 +78,17 @@ class Namespace:
 
     def _run(self, launcher: Launcher) -> str:
         try:
-            launched = self._launched = starter(launcher, list(self.places)).start_slots(self.door, self.places)
+            launched = self._launched = starter(launcher, list(self.places)).start_slots(self.slots(), self.places)
             if self._over:
                 launched.end()
             return launched.wait()
         except Exception as error:
             return f"{type(error).__name__}: {error}"
+
+    def slots(self) -> Lenders:
+        """Return what its launcher is to start as each rank."""
+        commands = {agent.host: agent.slot for agent in self.agents}
+        return Lenders(self.door, commands, staged=all(agent.is_staged for agent in self.agents))
 
     def end(self) -> None:
         self._over = True

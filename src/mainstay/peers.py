@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from mainstay.node.slot import COMMAND
 from mainstay.orders import Task, Worker
 from mainstay.report import WorkerInfo
 from mainstay.wire.connection import Connection
@@ -20,6 +21,7 @@ class AgentState:
         self.cores: int = hello["cores"]
         self.room: int | None = hello.get("room", hello["slots"])  # for workers; None: for as many as one likes
         self.stage: dict[str, Any] | None = hello.get("stage")
+        self.slot: list[str] = [*(self.stage or {}).get("slot", COMMAND)]  # what starts an MPI rank on its node
         self.workers: dict[int, WorkerState] = {}
         self.stillborn = 0
         self.is_back = False  # it stands for one that was lost
@@ -31,6 +33,11 @@ class AgentState:
     def staying(self) -> int:
         """How many of its workers are not to leave."""
         return sum(not worker.is_leaving for worker in self.workers.values())
+
+    @property
+    def is_staged(self) -> bool:
+        """Whether it runs from its node's own copy of the environment."""
+        return self.stage is not None and not self.stage["why"]
 
     @property
     def stands(self) -> bool:

@@ -229,7 +229,7 @@ def test_wrong_use_is_told_at_submit(tmp_path):
 
 def test_where_ranks_cannot_be_started_every_gang_says_why(monkeypatch):
     class Broken(MpiExec):
-        def start_slots(self, door, places):
+        def start_slots(self, slots, places):
             raise FileNotFoundError("no such program")
 
     with mainstay.Executor(2, launcher=Broken()) as executor:

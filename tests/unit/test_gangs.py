@@ -479,7 +479,7 @@ class Recorded:
     def attempt(self, number):
         return self
 
-    def start_slots(self, door, places):
+    def start_slots(self, slots, places):
         self.asked.put(dict(places))
         raise OSError("starts nothing")
 

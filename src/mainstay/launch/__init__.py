@@ -14,6 +14,7 @@ from mainstay.launch.process import AGENT, staggered
 from mainstay.node.context import Places
 
 if TYPE_CHECKING:
+    from mainstay.launch.slots import Lenders
     from mainstay.stage.bootstrap import Bootstrap
 
 LIBRARIES = "LD_LIBRARY_PATH"
@@ -126,8 +127,8 @@ class Starter(Protocol):
         """Whether the ranks of separate launches can be joined by `MPI_Comm_accept`, as far as can be told before."""
         ...
 
-    def start_slots(self, door: str, places: Mapping[str, int]) -> Launched:
-        """Start slots, as many on each host as `places` says, which lend their identities at that door."""
+    def start_slots(self, slots: Lenders, places: Mapping[str, int]) -> Launched:
+        """Start slots, as many on each host as `places` says."""
         ...
 
     def places(self, places: Mapping[str, int]) -> Places:

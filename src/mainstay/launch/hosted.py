@@ -10,12 +10,16 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from mainstay.launch import Invitation
 from mainstay.launch.mpiexec import MpiExec
 from mainstay.launch.process import Process
 from mainstay.launch.world import not_rank_0, open_gates
 from mainstay.node.context import Places
+
+if TYPE_CHECKING:
+    from mainstay.launch.slots import Lenders
 
 Slots = dict[str, int]  # of each host
 
@@ -70,10 +74,10 @@ class Hosted:
         """Return what starts a program's ranks, as many on each host as are told, from the first of the hosts."""
         return MpiExec(list(self._read(os.environ))).places(places, **reached_by(shutil.which(self.shell)))
 
-    def start_slots(self, door: str, places: Mapping[str, int]) -> Process:
-        """Start as many MPI ranks on each host as are told; they lend their identities at that door."""
+    def start_slots(self, slots: Lenders, places: Mapping[str, int]) -> Process:
+        """Start as many MPI ranks on each host as are told."""
         reached = reached_by(shutil.which(self.shell))
-        return MpiExec(list(self._read(os.environ))).start_slots(door, places, **reached)
+        return MpiExec(list(self._read(os.environ))).start_slots(slots, places, **reached)
 
 
 def reached_by(shell: str | None) -> dict[str, str]:

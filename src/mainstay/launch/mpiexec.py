@@ -9,11 +9,15 @@ import subprocess
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mainstay.launch import LIBRARIES, Invitation
-from mainstay.launch.process import RANK_VARIABLES, SLOT, Process
+from mainstay.launch.process import RANK_VARIABLES, Process
 from mainstay.node.context import Places
 from mainstay.origin import Origin, origin
+
+if TYPE_CHECKING:
+    from mainstay.launch.slots import Lenders
 
 NO_BATCH = "^slurm,pbs,lsf,gridengine,pals"  # PRRTE's parts that ask a batch system for hosts
 KNOWN = ("hydra", "openmpi")
@@ -62,15 +66,13 @@ class MpiExec:
             raise FileNotFoundError(self.why_not())
         environment = invitation.environment() | more
         if flavour_of(program) == "hydra":
-            hidden = [word for name in invitation.hidden for word in ("-genv", name, "")]
-            argv = hydra_argv(program, self._hosts, [*hidden, *invitation.command()])
+            argv = hydra_argv(program, self._hosts, [*emptied(invitation.hidden), *invitation.command()])
         else:
             told = [name for name in environment if name.startswith("MAINSTAY_")]
             argv = openmpi_argv(program, self._hosts, told, invitation.command())
             environment |= allow_root() if os.geteuid() == 0 else {}
-        unseen = RANK_VARIABLES + (invitation.hidden if runs_bare(program) else ())
-        count = max(1, len(self._hosts))
-        return Process(argv, environment, count, tethered=True, hidden=unseen, directory=invitation.directory)
+        count, hidden = max(1, len(self._hosts)), unseen(program, invitation.hidden)
+        return Process(argv, environment, count, tethered=True, hidden=hidden, directory=invitation.directory)
 
     def joins(self) -> bool:
         """Whether the ranks of separate launches can be joined, as far as the program tells."""
@@ -81,8 +83,8 @@ class MpiExec:
         program = self._find()
         return "" if program is None else flavour_of(program)
 
-    def start_slots(self, door: str, places: Mapping[str, int], **more: str) -> Process:
-        """Start as many MPI ranks on each host as are told; they lend their identities at that door.
+    def start_slots(self, slots: Lenders, places: Mapping[str, int], **more: str) -> Process:
+        """Start as many MPI ranks on each host as are told.
 
         `more` is what their launcher's environment is to have besides this program's.
         """
@@ -92,12 +94,15 @@ class MpiExec:
         named = {name.partition(".")[0]: name for name in self._hosts}
         hosts = {named.get(host.partition(".")[0], host): count for host, count in places.items()}
         here = not self._hosts and set(places) == {os.uname().nodename}
-        slot = [*self._rank_flags, *SLOT, door]
+        command = [*self._rank_flags, *slots.command()]
         environment = {"SLURM_OVERLAP": "1", **more}  # in a Slurm job, the agents' step has the CPUs
         if flavour_of(program) == "hydra":
-            return Process(hydra_slots_argv(program, hosts, here, slot), environment, tethered=True)
-        environment |= allow_root() if os.geteuid() == 0 else {}
-        return Process(openmpi_slots_argv(program, hosts, here, slot), environment, tethered=True)
+            argv = hydra_slots_argv(program, hosts, here, [*emptied(slots.hidden), *command])
+        else:
+            argv = openmpi_slots_argv(program, hosts, here, command)
+            environment |= allow_root() if os.geteuid() == 0 else {}
+        hidden = unseen(program, slots.hidden)
+        return Process(argv, environment, tethered=True, hidden=hidden, directory=slots.directory)
 
     def places(self, places: Mapping[str, int], **more: str) -> Places:
         """Return what starts a program's ranks, as many on each host as are told, from the first of the hosts.
@@ -186,6 +191,16 @@ def allow_root() -> dict[str, str]:
     """Return what Open MPI wants to hear before it starts anything for root."""
     names = ("OMPI_ALLOW_RUN_AS_ROOT", "PRTE_ALLOW_RUN_AS_ROOT")
     return {name + suffix: "1" for name in names for suffix in ("", "_CONFIRM")}
+
+
+def emptied(names: Sequence[str]) -> list[str]:
+    """Return MPICH's words that keep variables from what it starts: they are empty there."""
+    return [word for name in names for word in ("-genv", name, "")]
+
+
+def unseen(program: str, hidden: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the variables that a launcher itself is not to have, given what it is to keep from what it starts."""
+    return RANK_VARIABLES + (hidden if runs_bare(program) else ())
 
 
 def read_hosts(path: Path) -> list[str]:

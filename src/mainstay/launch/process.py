@@ -26,7 +26,6 @@ AGENT = (
     f"import sys; sys.path[:] = [*filter(None, sys.path), {str(Path(__file__).parents[2])!r}]; "
     "import mainstay.node.__main__ as node; sys.exit(node.main())",
 )
-SLOT = (sys.executable, "-I", "-S", str(Path(__file__).parents[1] / "node" / "slot.py"))  # and the name of its door
 # Waits for its place in the line, as many as $1 to a second, and becomes the rest of its command line. The rank is what
 # the launcher's process manager says. It looks each second whether its parent still lives.
 IN_LINE = """

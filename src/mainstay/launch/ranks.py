@@ -9,11 +9,15 @@ import functools
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from mainstay.launch.mpiexec import MpiExec
-from mainstay.launch.process import RANK_VARIABLES, SLOT, Process
+from mainstay.launch.process import RANK_VARIABLES, Process
 from mainstay.node.context import Places
 from mainstay.slurm import OPTIONS, Allocation
+
+if TYPE_CHECKING:
+    from mainstay.launch.slots import Lenders
 
 PATIENCE = 20.0  # seconds for an answer of Slurm's
 
@@ -23,15 +27,19 @@ def joins() -> bool:
     return speaks_pmi2() or MpiExec().joins()
 
 
-def start_ranks(here: Allocation, program: str, overlap: list[str], door: str, places: Mapping[str, int]) -> Process:
-    """Start as many MPI ranks on each host as are told; they lend their identities at that door.
+def start_ranks(
+    here: Allocation, program: str, overlap: list[str], slots: Lenders, places: Mapping[str, int]
+) -> Process:
+    """Start as many MPI ranks on each host as are told.
 
     `program` is srun, and `overlap` what it is told to overlap with other steps.
     """
     if not speaks_pmi2():
-        return MpiExec(list(places)).start_slots(door, places)
-    hidden = (*RANK_VARIABLES, *OPTIONS)
-    return Process(slots_argv([program, *overlap], here, places, [*SLOT, door]), {}, tethered=True, hidden=hidden)
+        return MpiExec(list(places)).start_slots(slots, places)
+    command = [*([f"--chdir={slots.directory}"] if slots.directory else []), *slots.command()]
+    argv = slots_argv([program, *overlap], here, places, command)
+    hidden = (*RANK_VARIABLES, *OPTIONS, *slots.hidden)
+    return Process(argv, {}, tethered=True, hidden=hidden, directory=slots.directory)
 
 
 def slots_argv(program: list[str], here: Allocation, places: Mapping[str, int], command: Sequence[str]) -> list[str]:

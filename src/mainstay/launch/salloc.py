@@ -18,12 +18,16 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from mainstay.launch import Invitation, ranks
 from mainstay.launch.process import RANK_VARIABLES, Process, tether
 from mainstay.launch.srun import PATIENCE, Steps, give_back, overlap, start_step, version_of
 from mainstay.node.context import Places
 from mainstay.slurm import Allocation, allocation
+
+if TYPE_CHECKING:
+    from mainstay.launch.slots import Lenders
 
 END = b"\0END\0"
 SHELL = r"env -0; printf 'END\0'; exec cat"  # what runs inside of the job: tells of it, and waits
@@ -63,9 +67,9 @@ class Salloc:
         """Whether the ranks of separate launches can be joined, as far as can be told before."""
         return ranks.joins()
 
-    def start_slots(self, door: str, places: Mapping[str, int]) -> Process:
-        """Start as many MPI ranks on each host as are told; they lend their identities at that door."""
-        return ranks.start_ranks(self._here(), _srun(), overlap(version_of(_srun())), door, places)
+    def start_slots(self, slots: Lenders, places: Mapping[str, int]) -> Process:
+        """Start as many MPI ranks on each host as are told."""
+        return ranks.start_ranks(self._here(), _srun(), overlap(version_of(_srun())), slots, places)
 
     def places(self, places: Mapping[str, int]) -> Places:
         """Return what starts a program's ranks, as many on each host as are told: mpiexec if there is one; srun."""

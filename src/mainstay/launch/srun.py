@@ -28,6 +28,7 @@ from mainstay.origin import present
 from mainstay.slurm import OPTIONS, Allocation, allocation, environment, hosts
 
 if TYPE_CHECKING:
+    from mainstay.launch.slots import Lenders
     from mainstay.stage.bootstrap import Bootstrap
 
 IMMEDIATE = 5  # seconds that a step waits for a node that may not be back
@@ -79,10 +80,10 @@ class Srun:
         """Whether the ranks of separate launches can be joined, as far as can be told before."""
         return ranks.joins()
 
-    def start_slots(self, door: str, places: Mapping[str, int]) -> Process:
-        """Start as many MPI ranks on each host as are told; they lend their identities at that door."""
+    def start_slots(self, slots: Lenders, places: Mapping[str, int]) -> Process:
+        """Start as many MPI ranks on each host as are told."""
         here, program = self._found()
-        return ranks.start_ranks(here, program, overlap(version_of(program)), door, places)
+        return ranks.start_ranks(here, program, overlap(version_of(program)), slots, places)
 
     def places(self, places: Mapping[str, int]) -> Places:
         """Return what starts a program's ranks, as many on each host as are told: mpiexec if there is one; srun."""

@@ -4,7 +4,8 @@
 
 The launcher never sees a worker die: the slot ignores SIGUSR1, by which MPICH's launcher tells of deaths, and always
 ends with exit code 0, when its agent does or when the launcher is ended. It is run as a file, without `site` and
-without this package, and imports two modules of C: fifty of them cost a node next to nothing.
+without this package, and imports two modules of C: fifty of them cost a node next to nothing. Of a staged pool, it is
+the file of the node's own copy, run by the Python of that (see `mainstay.launch.slots`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import _socket
 import posix
 import sys
 
+COMMAND = (sys.executable, "-I", "-S", __file__)  # and the name of the agent's door
 # What process managers tell their ranks; a worker that has these, and the descriptor, is the rank.
 PREFIXES = (b"PMI", b"OMPI_", b"OPAL_", b"PRTE_", b"MPI_LOCAL", b"HYD", b"MPIR_", b"SLURM_")
 RANKS = (b"OMPI_COMM_WORLD_RANK", b"PMIX_RANK", b"PMI_RANK", b"PMI_ID", b"SLURM_PROCID")

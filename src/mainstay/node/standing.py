@@ -6,6 +6,7 @@ MAINSTAY_STAGE_TREE       where the environment is; the working directory is one
 MAINSTAY_STAGE_TOOK       the seconds in which it was unpacked; 0: it was there
 MAINSTAY_STAGE_SENT       whether it was unpacked from a copy that had been sent here: "yes" or empty
 MAINSTAY_STAGE_HOME       the user's HOME, in place of which there is one of this node
+MAINSTAY_STAGE_ENTER      the program that brings others into its name space of mounts; empty: it has none of its own
 MAINSTAY_STAGE_LIBRARIES  LD_LIBRARY_PATH, in which this Python is not to look, but other programs may have to
 MAINSTAY_STAGE_WHY        or else why this is not so, and the environment is the client's
 """
@@ -17,6 +18,7 @@ import sys
 from collections.abc import MutableMapping
 from typing import Any, NamedTuple
 
+from mainstay.node import slot
 from mainstay.node.home import remove
 
 
@@ -27,6 +29,7 @@ class Standing(NamedTuple):
     took: str = ""
     sent: str = ""
     home: str = ""
+    enter: str = ""
     libraries: str = ""
     why: str = ""
     work: str = ""
@@ -44,7 +47,13 @@ class Standing(NamedTuple):
             "sent": bool(self.sent),
             "why": self.why,
             "imports": self._from_elsewhere(),
+            "slot": self._slot(),
         }
+
+    def _slot(self) -> list[str]:
+        """Return the command of a slot that is to run from where this process does."""
+        entering = [self.enter, f"--mount=/proc/{os.getpid()}/ns/mnt"] if self.enter else []
+        return [*entering, *slot.COMMAND]
 
     def _from_elsewhere(self) -> int:
         """Return how many modules this process has that are not from the tree."""

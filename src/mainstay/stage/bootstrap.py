@@ -26,10 +26,12 @@ sys.exit(sys.argv[1:] != ["look"] and node.main())
 
 
 # Before a shell that is to mount: where it may, it gets a name space for what it mounts, which ends with its processes.
-# The programs are the system's: PATH may begin on the shared file system.
+# MPI ranks that are started beside it are to come in too. The programs are the system's: PATH may begin on the shared
+# file system.
 APART = """\
+enter="$(PATH=/usr/bin:/bin:$PATH; command -v nsenter)"
 apart="$(PATH=/usr/bin:/bin:$PATH; command -v unshare) --mount --propagation slave"
-$apart /bin/true 2>/dev/null && exec $apart /bin/sh -c "$0" "$@"
+[ -n "$enter" ] && $apart /bin/true 2>/dev/null && MAINSTAY_STAGE_ENTER=$enter exec $apart /bin/sh -c "$0" "$@"
 exec /bin/sh -c "$0" "$@"
 """
 
