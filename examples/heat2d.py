@@ -1,7 +1,7 @@
 """Heat in a plate, by a solver that changes its number of ranks while it runs.
 
-    ∂u/∂t = ∂²u/∂x² + ∂²u/∂y², explicit finite differences; the plate's rows are shared out over the ranks, which exchange
-    the rows at their borders in each step. Run `python heat2d.py`: the answer is that of one rank.
+∂u/∂t = ∂²u/∂x² + ∂²u/∂y², explicit finite differences; the plate's rows are shared out over the ranks, which exchange
+the rows at their borders in each step. Run `python heat2d.py`: the answer is that of one rank.
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ def main() -> None:
         for _ in range(6):  # others want workers now and then, and it makes room for them
             print(sum(executor.map(lambda x: time.sleep(0.3) or x, range(3), chunksize=1)), "others were done")
         blocks = future.result()
-        print(f"{len(blocks)} ranks at the end; {np.abs(np.vstack(blocks) - fixed).max():.1e} is the largest difference")
+        print(
+            f"{len(blocks)} ranks at the end; {np.abs(np.vstack(blocks) - fixed).max():.1e} is the largest difference"
+        )
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mainstay.malleable import CALM, IN_VAIN, LOOK, Malleability, size
@@ -32,6 +32,7 @@ def test_to_which_size(now, waiting, idle, leaving, then):
     assert size(BOUNDS, now, waiting, idle, leaving) == then
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(2, 8), st.integers(0, 20), st.integers(0, 20), st.integers(0, 8))
 def test_a_size_is_within_its_bounds(now, waiting, idle, leaving):
     assert BOUNDS.least <= size(BOUNDS, now, waiting, idle, leaving) <= BOUNDS.most
