@@ -57,13 +57,13 @@ def look(watcher: Malleability, now: float) -> float:
 
 def test_a_gang_makes_room_for_those_who_wait_and_takes_those_who_idle():
     scheduler, task, told = with_a_gang(4)
-    watcher = Malleability(scheduler, lambda worker, task: told.append((worker, task.gang)))
+    watcher = Malleability(scheduler, lambda task: told.append(task.gang))
     now = look(watcher, 0.0)
     scheduler.submit(Task(2, 1), now)
     now = look(watcher, now)
     assert told == []  # it has just begun
     now = look(watcher, now + CALM)
-    assert told == [(0, Ranks(2, 3))]
+    assert told == [Ranks(2, 3)]
     now = look(watcher, now + CALM)
     assert len(told) == 1  # it has not come to a point yet
     for worker in range(4):
@@ -77,12 +77,12 @@ def test_a_gang_makes_room_for_those_who_wait_and_takes_those_who_idle():
     now = look(watcher, now)
     scheduler.finished(busy.id, [(2, 1.0)], now)
     look(watcher, now + CALM)
-    assert told[1:] == [(told[1][0], Ranks(2, 4))]
+    assert told[1:] == [Ranks(2, 4)]
 
 
 def test_one_that_could_not_grow_waits_before_it_tries_again():
     scheduler, task, told = with_a_gang(2)
-    watcher = Malleability(scheduler, lambda worker, task: told.append(worker))
+    watcher = Malleability(scheduler, lambda task: told.append(task))
     scheduler.joined(9, 0.0)  # of no use to it
     now = look(watcher, look(watcher, 0.0) + CALM)
     assert len(told) == 1
@@ -95,7 +95,7 @@ def test_one_that_could_not_grow_waits_before_it_tries_again():
 
 def test_one_with_a_worker_that_is_to_leave_lets_it_go():
     scheduler, _, told = with_a_gang(4)
-    watcher = Malleability(scheduler, lambda worker, task: told.append(task.gang))
+    watcher = Malleability(scheduler, lambda task: told.append(task.gang))
     now = look(watcher, 0.0)
     assert not [action for action in scheduler.retire([3], now) if isinstance(action, Leave)]
     look(watcher, now + CALM)
