@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from mainstay.executor import Executor
     from mainstay.journal.keys import memo
     from mainstay.node.context import comm, task
+    from mainstay.node.malleable import World
     from mainstay.node.program import Completed
     from mainstay.node.psets import psets
     from mainstay.node.scratch import scratch, staged
@@ -46,6 +47,7 @@ _PLACES = {
     "Executor": "executor",
     "ProcessSet": "process_sets",
     "Stage": "stage.staged",
+    "World": "node.malleable",
     "comm": "node.context",
     "memo": "journal.keys",
     "psets": "node.psets",
@@ -108,6 +110,7 @@ __all__ = [
     "TaskTimeout",
     "UnreliableKey",
     "WorkerDied",
+    "World",
     "comm",
     "memo",
     "psets",

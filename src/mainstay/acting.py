@@ -127,7 +127,7 @@ class Acting:
         pool.keeper.forget(task)
         return False
 
-    def _frames(self, worker: WorkerState, task: Task, part: bytes | None = None) -> list[Bytes]:
+    def _frames(self, worker: WorkerState, task: Task, part: bytes | None = None, leads: bool = False) -> list[Bytes]:
         """Return the frames that call a worker; with the function, if it does not have that yet."""
         pieces: list[Bytes] = []
         if task.function not in worker.known:
@@ -138,6 +138,9 @@ class Acting:
         kind = Kind.CALL
         if part is not None:
             kind, buffers = Kind.GANG, [memoryview(part), *buffers]
+        if task.state is not None and part is not None and leads:
+            kept, apart = task.state
+            pieces += encode(Kind.RESUME, kept, [memoryview(buffer) for buffer in apart], task=task.id)
         attempt = min(task.attempt, 255)
         call = encode(kind, body, buffers, number=task.function, task=task.id, attempt=attempt)
         if task.places is not None:
@@ -181,7 +184,8 @@ class Acting:
             if part not in pickled:
                 pickled[part] = pickle.dumps(tuple(part))
             worker.spent.clear()
-            worker.connection.send(self._frames(worker, task, pickled[part]))
+            worker.connection.send(self._frames(worker, task, pickled[part], leads=index == 0))
+        task.pausing = False
         return []
 
     def part_ended(self, task: Task, frame: Frame, worker: WorkerState) -> None:
@@ -192,6 +196,12 @@ class Acting:
             how = "raised" if frame.kind == Kind.ERROR else "returned"
             scheduler = self._pool.scheduler
             self.act(scheduler.released(scheduler.gangs.parts.ended(task, worker.number, how, now()), now()))
+
+    def pause(self, task: Task) -> None:
+        """Tell rank 0 of a malleable gang that all are to hand over at their next point."""
+        connection = self._gangs[task.id].members[0].connection
+        if connection is not None and not connection.closed:
+            connection.send(encode(Kind.PAUSE, task=task.id))
 
     def fell(self, worker: WorkerState, end: End) -> None:
         """A worker has ended; if it was in a gang, that will want to know how."""
@@ -208,6 +218,9 @@ class Acting:
             self._communicators.spoil(gang.members)  # a message may be left in it
         if action.how == "overran":
             return self.overran(task)
+        if action.failed is None and all(frame.kind == Kind.PAUSED for frame in gang.frames.values()):
+            task.attempt += 1
+            return pool.scheduler.submit(task, now())
         if action.failed is None:
             self._succeeded(gang)
         elif action.how == "died":

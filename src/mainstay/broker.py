@@ -28,6 +28,7 @@ from mainstay.hearing import Hearing
 from mainstay.interrupts import GuardedLock
 from mainstay.launch import Invitation, Launcher
 from mainstay.launches import Launches, Log
+from mainstay.malleable import Malleability
 from mainstay.muster import Muster
 from mainstay.orders import GiveUp, Task
 from mainstay.outcomes import End, Outcome, deliver
@@ -96,7 +97,8 @@ class Broker:
         self.act = self._acting.act
         self._hearing = Hearing(self, self._acting, self.enrolments)
         self.timed: list[Timed] = [self.door, self.roster, self.launches, self.muster]
-        self.timed += [self.enrolments, self.resizing, self.registrar]
+        malleability = Malleability(self.scheduler, self._acting.pause)
+        self.timed += [self.enrolments, self.resizing, self.registrar, malleability]
         self._thread = threading.Thread(target=self._run, name="mainstay-broker", daemon=True)
 
     # -- what the executor and its futures call, in any thread

@@ -8,6 +8,7 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,12 +20,13 @@ from mainstay.launch import Launcher, chain
 from mainstay.launches import Log, prepare_stage
 from mainstay.marks import mark
 from mainstay.naming import ProcessSets
+from mainstay.node.malleable import run_malleable
 from mainstay.node.program import run_program
 from mainstay.options import Options
 from mainstay.orders import Task
 from mainstay.pool import Pool
 from mainstay.wanted import wanted
-from mainstay.wire.functions import Function, FunctionTable
+from mainstay.wire.functions import Function, FunctionTable, name_of
 from mainstay.wire.payload import dump
 
 if TYPE_CHECKING:
@@ -192,6 +194,10 @@ class Executor(Pool):
     ) -> concurrent.futures.Future[T]:
         if self._closed and not late:
             raise RuntimeError("cannot schedule new futures after shutdown")
+        if options.malleable:
+            options = options if options.label else replace(options, label=name_of(fn))
+            args, kwargs = (fn, options.malleable, args, kwargs), {}
+            fn = run_malleable
         options = options.looked()  # what the journal's key is of is what the nodes get
         function = self._functions.lookup(fn)
         future: Future[T] = Future(self._broker, function.number)
@@ -250,6 +256,7 @@ class Executor(Pool):
             brings=bool(options.stage_out),
             gang=gang,
             on=on,
+            malleable=gang if options.malleable else None,
         )
 
     def _map(

@@ -48,7 +48,11 @@ class Hearing:
 
     def spoke(self, worker: WorkerState, frames: list[Frame]) -> None:
         """Frames have come from a worker; most are results, which go first after what was said of them."""
-        done = [frame for frame in frames if frame.kind == Kind.RESULT or frame.kind == Kind.ERROR]
+        done = [
+            frame
+            for frame in frames
+            if frame.kind == Kind.RESULT or frame.kind == Kind.ERROR or frame.kind == Kind.PAUSED
+        ]
         if len(done) == len(frames):
             self._done(worker, done)
             return
@@ -94,6 +98,9 @@ class Hearing:
         pool = self._pool
         if frame.kind == Kind.RETURNED:
             pool.act(pool.scheduler.returned(worker.number, load(frame.body), now()))
+        elif frame.kind == Kind.STATE:
+            if (task := pool.tasks.get(frame.task)) is not None:
+                task.state = frame.body, frame.buffers
         elif frame.kind == Kind.ENROLLED:
             self._enrolments.answered(worker, frame)
         elif frame.kind == Kind.IMPORTED:

@@ -36,6 +36,9 @@ class Options:
         with c cores and w workers each worker stands for c / w cores.
     nodes: for tasks that are exclusive or have cores: the names of the hosts (str, or several) that they may run on;
         None: any.
+    malleable: whether the gang may change its size while it runs, within `ranks`: the call is of a generator function,
+        which is given a `World` first. A function of its ranks' states and a number returns as many states; True:
+        all ranks have the same. See docs/malleable.md.
     gather: what a gang's result is: "all" (the list of its ranks' results) or "root" (that of rank 0).
     stage_in: paths of files and directories, as the client sees them, that are on the node's own disk before the task
         begins (see `mainstay.staged`).
@@ -55,6 +58,7 @@ class Options:
     exclusive: bool = False
     cores: int | None = None
     nodes: str | Sequence[str] | None = None
+    malleable: bool | Callable[[list[Any], int], list[Any]] = False
     gather: str = "all"
     on: str | ProcessSet | None = None
     stage_in: Sequence[str | os.PathLike[str]] = ()
@@ -106,6 +110,12 @@ class Options:
         is_pair = isinstance(given, tuple) and len(given) == 2 and all(map(_is_count, given)) and given[0] <= given[1]
         if not (given is None or _is_count(given) or is_pair or given in ("node", "all")):
             raise ValueError(f"ranks must be None, an int >= 1, (least, most), 'node' or 'all'; given: {given!r}")
+        if not (isinstance(self.malleable, bool) or callable(self.malleable)):
+            raise ValueError(
+                f"malleable must be True, False or a function of states and a number; given: {self.malleable!r}"
+            )
+        if self.malleable and not is_pair:
+            raise ValueError(f"malleable= wants ranks=(least, most); given: ranks={given!r}")
         if self.gather not in ("all", "root"):
             raise ValueError(f"gather must be 'all' or 'root'; given: {self.gather!r}")
         if not (self.on is None or isinstance(self.on, ProcessSet) or (isinstance(self.on, str) and self.on)):

@@ -66,6 +66,11 @@ class Parts:
             self._timed[task.id] = running
         return [] if running.busy else self._disband(running)
 
+    def malleable(self) -> list[tuple[Task, list[int]]]:
+        """Return the gangs that can change their size, with their workers, that have not failed."""
+        all_ = self._running.values()
+        return [(one.task, one.workers) for one in all_ if one.task.malleable is not None and one.failed is None]
+
     def unassembled(self, task: Task) -> None:
         """A gang had been cancelled and was not sent."""
         self._timed.pop(task.id, None)

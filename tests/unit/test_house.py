@@ -32,7 +32,7 @@ LAYERS = [
     ["roster", "keeping"],
     ["communicators"],
     ["acting", "bridging", "enrolment", "growing", "lines", "shrinking"],
-    ["registrar", "resizing"],
+    ["registrar", "resizing", "malleable"],
     ["wanted"],
     ["muster", "hearing"],
     ["broker"],

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from mpi4py.MPI import Intracomm
@@ -31,9 +32,23 @@ class Places(NamedTuple):
     why_not: str = ""
 
 
+class Point:
+    """Where a malleable program's rank 0 keeps states with the client, and hears whether all are to pause.
+
+    Args:
+        resumed: what was kept last.
+        reached: keeps the states of all ranks; says whether they are to pause.
+    """
+
+    def __init__(self, resumed: Callable[[], list[Any] | None], reached: Callable[[list[Any]], bool]) -> None:
+        self.resumed, self.reached = resumed, reached
+        self.paused = False
+
+
 current: TaskInfo | None = None
 place: Place | None = None  # the worker's, for its files
 places: Places | None = None  # of the program's ranks, where the task that runs is to start several
+point: Point | None = None  # at which a malleable program's rank hands over
 communicator: Intracomm | None = None  # of the gang that runs here
 
 

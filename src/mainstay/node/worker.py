@@ -69,6 +69,7 @@ class Worker:
         self._unlike: Callable[[Witness], tuple[str, ...]] | None = None  # once it is wanted
         self._rank: Rank | None = None  # once the pool has asked for a gang
         self._pinning: Pinning | None = None
+        self._resumed: Frame | None = None  # what a malleable program is to go on from
         self._run_call = self._run
         if timed:
             self._run_call = self._run_timed
@@ -90,6 +91,8 @@ class Worker:
                     self._sources[frame.number] = frame
                 elif frame.kind == Kind.ENROL:
                     self._enrol(frame)
+                elif frame.kind == Kind.RESUME:
+                    self._resumed = frame
                 elif frame.kind == Kind.PLACES:
                     context.places = Places(*pickle.loads(frame.body))
                 elif frame.kind == Kind.PIN:
@@ -133,6 +136,9 @@ class Worker:
             self._left = False
             run = self._run_call if frame.kind == Kind.CALL else self._run_part
             kind, (body, buffers) = Kind.RESULT, run(frame)
+            if context.point is not None and context.point.paused:
+                kind = Kind.PAUSED
+            context.point = None
         except BaseException as error:
             kind, body, buffers = Kind.ERROR, describe_error(error), ()
         self._answers = False
@@ -169,12 +175,32 @@ class Worker:
         """Run a call as one rank of a gang."""
         assert self._rank is not None, "a gang came before the worker was enrolled"
         context.communicator = self._rank.join(frame)
+        resumed, self._resumed = self._resumed, None
+        context.point = context.Point(
+            lambda: None if resumed is None else load(resumed.body, resumed.buffers),
+            lambda states: self._reached(frame.task, states),
+        )
         try:
             payload = self._run_call(frame)
             self._left = context.communicator.Iprobe()
             return payload
         finally:
             context.communicator, self._rank.is_silent = None, False
+
+    def _reached(self, task: int, states: list[Any]) -> bool:
+        """All ranks of a malleable program have come to a point: let the client keep their states; is it to pause?"""
+        self._answers = False
+        body, buffers = dump(states)
+        self._outbox += encode(Kind.STATE, body, buffers, task=task)
+        self._flush()
+        self._read_what_is_there()
+        told = [frame for frame in self._inbox if frame.kind == Kind.PAUSE]
+        for frame in told:
+            self._inbox.remove(frame)
+        self._answers = True
+        if self._recalled:
+            self._answer_recall()
+        return any(frame.task == task for frame in told)
 
     def _enrol(self, frame: Frame) -> None:
         """Become an MPI rank, and say how that went."""

@@ -27,10 +27,11 @@ class Kind:
     """A record's type. A name says who sends it to whom."""
 
     # client to worker
-    DEFINE, CALL, GANG, ENROL, PIN, UNPIN, BRIDGE, PLACES = 1, 2, 3, 4, 5, 6, 7, 8
+    DEFINE, CALL, GANG, ENROL, PIN, UNPIN, BRIDGE, PLACES, RESUME = 1, 2, 3, 4, 5, 6, 7, 8, 9
+    PAUSE = 50
     # worker to client
     WORKER_HELLO, RESULT, ERROR, RETURNED, INITIALIZER_FAILED, UNLIKE, IMPORTED = 10, 11, 12, 13, 14, 15, 16
-    ENROLLED, RAN = 17, 18
+    ENROLLED, RAN, STATE, PAUSED = 17, 18, 19, 51
     # client to agent
     SETUP, FORK, KILL, RECALL, STOP, PRELOAD, LEND, UNLEND = 20, 21, 22, 23, 24, 25, 26, 27
     # agent to client
