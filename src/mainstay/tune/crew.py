@@ -106,7 +106,7 @@ class Crew:
 
     def _submit_build(self, key: str, variant: Variant, kind: str, nodes: Sequence[Node], tries: int) -> None:
         asks = self._asks
-        options: dict[str, Any] = {"label": f"build [{variant}] for {kind}", "priority": 0, "worker_retries": 0}
+        options: dict[str, Any] = {"label": f"build [{variant}] for {kind}", "worker_retries": 0}
         options |= {"stage_in": list(asks.ship), "timeout": asks.build_timeout, "retry_failed": False}
         if tries == 1:  # it wanted more memory than its node had beside others
             options |= {"exclusive": True}
@@ -138,8 +138,7 @@ class Crew:
         """Visit a variant on a node, in a round of a session; then call back."""
         asks, rules, host = self._asks, self._rules, about.host
         options: dict[str, Any] = {"exclusive": True, "cores": asks.cores, "nodes": host, "worker_retries": 0}
-        options |= {"priority": 1, "retry_failed": False}
-        options["label"] = f"measure [{about.variant}] on {host}, round {about.round}"
+        options |= {"retry_failed": False, "label": f"measure [{about.variant}] on {host}, round {about.round}"}
         if self.keeper:
             options["key"] = self._visit_key(about, built)
         if about.variant == CALIBRATION:
