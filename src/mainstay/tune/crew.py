@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from hashlib import blake2b
 from queue import SimpleQueue
 from signal import SIGKILL
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from uuid import uuid4
 
 from mainstay.errors import MainstayError, TaskTimeout, WorkerDied
@@ -27,6 +27,9 @@ from mainstay.tune.rules import Rules
 from mainstay.tune.session import CALIBRATION
 from mainstay.tune.variants import Variant
 from mainstay.tune.visiting import CRASH, About, Order, Stages, Visit
+
+if TYPE_CHECKING:
+    from mainstay.executor import Executor
 
 T = TypeVar("T")
 VERSION = "1"  # of what the nodes do: another one measures anew
@@ -56,7 +59,7 @@ class Asks(NamedTuple):
 class Crew:
     """Sends builds and visits to nodes, and calls back with what came of them, in the thread that is in `run`."""
 
-    def __init__(self, executor: Any, stages: Stages, rules: Rules, asks: Asks, artifacts: Artifacts) -> None:
+    def __init__(self, executor: Executor, stages: Stages, rules: Rules, asks: Asks, artifacts: Artifacts) -> None:
         self._executor, self._rules, self._asks, self._artifacts = executor, rules, asks, artifacts
         self.keeper: Keeper | None = executor._keeper  # of the journal
         words = _words(stages, asks.ship) if self.keeper else {}
