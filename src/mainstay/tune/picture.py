@@ -39,7 +39,7 @@ def _distributions(axes: Axes, table: Table, host: str) -> None:
     """Draw the samples; those far beyond all quartiles, which would press the others together, are only counted."""
     rows = [row for row in table.of(host) if row.visits][:MOST]
     samples = [[seconds * 1e3 for seconds in row.seconds] for row in rows]
-    furthest = max(quantiles([min(times), *times], n=4)[-1] for times in samples) * 1.3
+    furthest = max(quantiles([min(times), *times], n=4, method="inclusive")[-1] for times in samples) * 1.3
     axes.boxplot(samples, vert=False, widths=0.6, sym=".")
     axes.set_xlim(min(map(min, samples)) * 0.97, furthest)
     axes.set_yticks(range(1, len(rows) + 1), [_name(row, furthest) for row in rows], fontsize=7)
