@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test cluster test-pythons check bench bench-journal bench-cluster bench-storm clean
+.PHONY: demo test cluster test-pythons check bench bench-journal bench-cluster bench-storm bench-tune clean
 
 demo: $(VENV)/ready
 	$(BIN)/mainstay demo
@@ -49,6 +49,11 @@ bench-journal: $(VENV)/ready
 bench-cluster: $(VENV)/ready
 	$(BIN)/python $(PIP) --requirement benchmarks/requirements.txt
 	$(BIN)/python benchmarks/cluster.py
+
+# On a quiet machine; two of its figures want root, as `make cluster` does.
+bench-tune: $(VENV)/ready
+	$(BIN)/python $(PIP) --requirement benchmarks/requirements.txt
+	$(BIN)/python benchmarks/tune.py
 
 bench-storm: $(VENV)/storm/ready
 	$(VENV)/storm/bin/python benchmarks/storm.py

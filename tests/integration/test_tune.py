@@ -136,7 +136,7 @@ def test_state_that_cannot_be_pickled_is_made_once_a_worker_from_a_file_that_was
 
 
 SWEEP = """
-import sys, zlib
+import os, signal, sys, zlib
 from mainstay import Executor
 from mainstay.tune import Tuner, Variant
 
@@ -144,9 +144,12 @@ def run(variant):
     # what it says is always the same, so that tables can be compared
     with open(sys.argv[2], "a") as file:
         file.write(f"{variant}\\n")
-    seconds = 1 + zlib.crc32(str(variant).encode()) % 100 / 1000
-    return seconds
+    if "VICTIM" in os.environ and os.path.getsize(sys.argv[2]) > 13 * 4:  # in the second round, or a later one
+        os.kill(int(os.environ["VICTIM"]), signal.SIGKILL)
+    return 1 + zlib.crc32(str(variant).encode()) % 100 / 1000
 
+if sys.argv[4:]:
+    os.environ["VICTIM"] = str(os.getpid())
 with Executor(2, launcher="local", journal=sys.argv[1], journal_sync="each") as ex:
     tuner = Tuner(ex, run, repeats=1, warmups=0, rounds=(6, 6), baseline=Variant(a=0))
     if sys.argv[3] == "measure":
@@ -169,22 +172,20 @@ def test_a_killed_run_goes_on_where_it_was_and_its_table_is_the_same(tmp_path, h
     script = tmp_path / "sweep.py"
     script.write_text(SWEEP)
 
-    def start(name):
-        words = [sys.executable, script, tmp_path / f"{name}.db", tmp_path / name, how]
-        return subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    def start(name, *more):
+        words = [sys.executable, script, tmp_path / f"{name}.db", tmp_path / name, how, *more]
+        return subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False, timeout=100)
 
     others = {process.pid for process in agents()}
-    with start("killed") as first:
-        wait_until(lambda: len(lines(tmp_path / "killed")) > 12, 60)
-        first.kill()
+    assert start("killed", "in its midst").returncode == -signal.SIGKILL
     wait_until(lambda: {process.pid for process in agents()} <= others)
     before, kept = len(lines(tmp_path / "killed")), visits(tmp_path / "killed.db")
-    table = [start("killed").communicate(timeout=100)[0] for _ in range(2)]
+    table = [start("killed").stdout for _ in range(2)]
     assert table[0] == table[1]
     assert 0 < kept < visits(tmp_path / "killed.db")
     assert len(lines(tmp_path / "killed")) - before == visits(tmp_path / "killed.db") - kept  # none was repeated
     if how != "tpe":  # what that asks next depends on the order in which results come
-        assert table[0] == start("whole").communicate(timeout=100)[0]
+        assert table[0] == start("whole").stdout
         assert visits(tmp_path / "whole.db") == visits(tmp_path / "killed.db")
 
 

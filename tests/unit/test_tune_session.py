@@ -74,10 +74,13 @@ def test_what_is_clearly_slower_is_left_early_but_the_baseline_never():
     assert len(session.courses[C.key].visits) == len(session.courses[A.key].visits)
 
 
-def test_a_bar_from_before_counts_as_the_best():
-    session = Session(STEADY, "", bar=0.1)
-    play(session, [A], lambda variant, number: 1.0)
-    assert statuses(session) == {A: "slower"}
+def test_a_ratio_from_before_counts_as_the_best():
+    session = Session(STEADY, "", baseline=B, bar=0.1)
+    play(session, [A, B], lambda variant, number: {A: 1.0, B: 8.0}[variant])
+    assert statuses(session) == {A: "ok", B: "ok"}
+    session = Session(STEADY, "", baseline=B, bar=0.1)
+    play(session, [A, B], lambda variant, number: {A: 1.0, B: 5.0}[variant])
+    assert statuses(session) == {A: "slower", B: "ok"}
 
 
 @pytest.mark.parametrize(("how", "tries"), [("crash", 2), ("out of memory", 2), ("timeout", 1), ("wrong answer", 1)])

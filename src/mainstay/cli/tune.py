@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from mainstay.tune.table import Table
 
 HELP = "measure the variants of a program that a Python file tells of, or report what a journal has of them"
-PASSES_ON = True  # what follows is parsed here: its help says what the file is to hold
 EPILOG = """\
 FILE.py names what `mainstay.tune.Tuner` takes:
   run = …                          and, as wanted, build, check, setup, ship, baseline
@@ -31,43 +30,29 @@ WIDTH = 120  # characters of a line, where there is no terminal
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    """All arguments are parsed by `parser`."""
-
-
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of this command's own arguments."""
-    own = argparse.ArgumentParser(
-        prog="mainstay tune",
-        description=HELP,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="mainstay tune FILE.py [options]\n       mainstay tune report FILE.db [options]",
-        allow_abbrev=False,
-    )
-    own.add_argument("words", nargs="+", metavar="FILE", help="a Python file; or `report` and a journal")
-    own.add_argument("--journal", metavar="FILE", help="where results are kept (FILE.db beside FILE.py)")
-    own.add_argument("--launcher", default="auto", help="as `Executor` takes it")
-    own.add_argument("--workers", type=int, metavar="N", help="workers of the pool (one for each slot or core)")
-    own.add_argument("--nodes", type=int, metavar="N", help="how many nodes must take part")
-    own.add_argument("--csv", metavar="FILE", help="write a line for each variant and host")
-    own.add_argument("--plot", metavar="FILE", help="draw the samples, and the best so far; wants matplotlib")
-    own.add_argument("--json", action="store_true", help="for programs")
-    return own
+    command.formatter_class, command.epilog = argparse.RawDescriptionHelpFormatter, EPILOG
+    command.usage = "mainstay tune FILE.py [options]\n       mainstay tune report FILE.db [options]"
+    command.add_argument("words", nargs="+", metavar="FILE", help="a Python file; or `report` and a journal")
+    command.add_argument("--journal", metavar="FILE", help="where results are kept (FILE.db beside FILE.py)")
+    command.add_argument("--launcher", default="auto", help="as `Executor` takes it")
+    command.add_argument("--workers", type=int, metavar="N", help="workers of the pool (one for each slot or core)")
+    command.add_argument("--nodes", type=int, metavar="N", help="how many nodes must take part")
+    command.add_argument("--csv", metavar="FILE", help="write a line for each variant and host")
+    command.add_argument("--plot", metavar="FILE", help="draw the samples, and the best so far; wants matplotlib")
+    command.add_argument("--json", action="store_true", help="for programs")
 
 
 def run(given: argparse.Namespace) -> int:
     """Measure, or report; return the exit code."""
     from mainstay.errors import MainstayError
 
-    own = parser()
-    asked = own.parse_args(given.others)
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         print(f"mainstay tune needs {', '.join(missing)}: pip install 'mainstay[tune]'", file=sys.stderr)
         return 2
     try:
-        table = report(asked.words[1:]) if asked.words[0] == "report" else measure(asked)
-        tell(table, asked)
+        table = report(given.words[1:]) if given.words[0] == "report" else measure(given)
+        tell(table, given)
     except (MainstayError, OSError, ValueError, TypeError, ImportError, RuntimeError) as error:
         print(f"mainstay tune: {error}", file=sys.stderr)
         return 2
@@ -86,7 +71,7 @@ def report(words: Sequence[str]) -> Table:
     return found[-1]
 
 
-def measure(asked: argparse.Namespace) -> Table:
+def measure(given: argparse.Namespace) -> Table:
     """Measure what the file tells of. Raises what a `Tuner` does, and `ValueError` for what the file lacks."""
     from rich.console import Console
 
@@ -94,13 +79,13 @@ def measure(asked: argparse.Namespace) -> Table:
     from mainstay.tune.shown import Shown
     from mainstay.tune.tuner import Tuner
 
-    told = told_by(asked.words)
-    journal = asked.journal or str(Path(asked.words[0]).with_suffix(".db"))
+    told = told_by(given.words)
+    journal = given.journal or str(Path(given.words[0]).with_suffix(".db"))
     console = Console(stderr=True)
     parts = {name: told[name] for name in NAMES if name in told} | dict(told.get("options", {}))
-    pool = Executor(asked.workers, launcher=asked.launcher, journal=journal, journal_sync="each")
+    pool = Executor(given.workers, launcher=given.launcher, journal=journal, journal_sync="each")
     with pool as executor, Shown(console) as shown:
-        tuner = Tuner(executor, **parts, nodes=asked.nodes, log=console.print, progress=shown)
+        tuner = Tuner(executor, **parts, nodes=given.nodes, log=console.print, progress=shown)
         if "variants" in told:
             return tuner.measure(told["variants"])
         words = {name: told[name] for name in ("strategy", "budget", "constraint") if name in told}
@@ -118,9 +103,9 @@ def told_by(words: Sequence[str]) -> dict[str, Any]:
     return told
 
 
-def tell(table: Table, asked: argparse.Namespace) -> None:
+def tell(table: Table, given: argparse.Namespace) -> None:
     """Print the table, and write what else was asked for."""
-    if asked.json:
+    if given.json:
         print(json.dumps(table.as_dicts(), indent=2))
     else:
         from rich.console import Console
@@ -128,7 +113,7 @@ def tell(table: Table, asked: argparse.Namespace) -> None:
         from mainstay.tune.shown import tell as show
 
         show(table, Console(width=None if sys.stdout.isatty() else WIDTH))
-    if asked.csv:
-        table.to_csv(asked.csv)
-    if asked.plot:
-        table.plot(asked.plot)
+    if given.csv:
+        table.to_csv(given.csv)
+    if given.plot:
+        table.plot(given.plot)

@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from hashlib import blake2b
 from queue import SimpleQueue
 from signal import SIGKILL
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from uuid import uuid4
 
 from mainstay.errors import MainstayError, TaskTimeout, WorkerDied
@@ -27,6 +27,9 @@ from mainstay.tune.rules import Rules
 from mainstay.tune.session import CALIBRATION
 from mainstay.tune.variants import Variant
 from mainstay.tune.visiting import CRASH, About, Order, Stages, Visit
+
+if TYPE_CHECKING:
+    from mainstay.executor import Executor
 
 T = TypeVar("T")
 VERSION = "1"  # of what the nodes do: another one measures anew
@@ -56,7 +59,7 @@ class Asks(NamedTuple):
 class Crew:
     """Sends builds and visits to nodes, and calls back with what came of them, in the thread that is in `run`."""
 
-    def __init__(self, executor: Any, stages: Stages, rules: Rules, asks: Asks, artifacts: Artifacts) -> None:
+    def __init__(self, executor: Executor, stages: Stages, rules: Rules, asks: Asks, artifacts: Artifacts) -> None:
         self._executor, self._rules, self._asks, self._artifacts = executor, rules, asks, artifacts
         self.keeper: Keeper | None = executor._keeper  # of the journal
         words = _words(stages, asks.ship) if self.keeper else {}
@@ -106,7 +109,7 @@ class Crew:
 
     def _submit_build(self, key: str, variant: Variant, kind: str, nodes: Sequence[Node], tries: int) -> None:
         asks = self._asks
-        options: dict[str, Any] = {"label": f"build [{variant}] for {kind}", "priority": 0, "worker_retries": 0}
+        options: dict[str, Any] = {"label": f"build [{variant}] for {kind}", "worker_retries": 0}
         options |= {"stage_in": list(asks.ship), "timeout": asks.build_timeout, "retry_failed": False}
         if tries == 1:  # it wanted more memory than its node had beside others
             options |= {"exclusive": True}
@@ -138,8 +141,7 @@ class Crew:
         """Visit a variant on a node, in a round of a session; then call back."""
         asks, rules, host = self._asks, self._rules, about.host
         options: dict[str, Any] = {"exclusive": True, "cores": asks.cores, "nodes": host, "worker_retries": 0}
-        options |= {"priority": 1, "retry_failed": False}
-        options["label"] = f"measure [{about.variant}] on {host}, round {about.round}"
+        options |= {"retry_failed": False, "label": f"measure [{about.variant}] on {host}, round {about.round}"}
         if self.keeper:
             options["key"] = self._visit_key(about, built)
         if about.variant == CALIBRATION:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import median
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from mainstay.tune.machine import Machine, calibrate, look
+
+if TYPE_CHECKING:
+    from mainstay.executor import Executor
 
 REPEATS = 15  # of the calibration kernel
 
@@ -36,7 +39,7 @@ def speed() -> tuple[float, float]:
     return middle, (seconds[-1 - quarter] - seconds[quarter]) / 2 / middle
 
 
-def roll_call(executor: Any, tools: Sequence[str], cores: int | None, wanted: int | None) -> list[Present]:
+def roll_call(executor: Executor, tools: Sequence[str], cores: int | None, wanted: int | None) -> list[Present]:
     """Have each node of a pool tell what it is; return that by name.
 
     Raises `TooFewNodes` where fewer than `wanted` take part.

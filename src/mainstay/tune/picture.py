@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from statistics import quantiles
 from typing import TYPE_CHECKING
 
 from mainstay.tune.building import OK
@@ -10,7 +11,7 @@ from mainstay.tune.building import OK
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from mainstay.tune.table import Table
+    from mainstay.tune.table import Row, Table
 
 MOST = 24  # variants of one host that are drawn, the fastest
 
@@ -23,10 +24,11 @@ def draw(table: Table, path: str | os.PathLike[str]) -> None:
     hosts = list(dict.fromkeys(row.host for row in table if row.visits))
     if not hosts:
         raise ValueError("there are no samples to draw; the rows' status and message say why")
-    most = max(min(MOST, sum(row.host == host for row in table)) for host in hosts)
-    figure = Figure(figsize=(10, 1.5 + (0.35 * most + 0.8) * len(hosts) + 3), layout="constrained")
+    most = max(min(MOST, len(table.of(host))) for host in hosts)
+    heights = [*[0.3 * most + 0.8 for _ in hosts], 2.5]
+    figure = Figure(figsize=(10, sum(heights) + 0.5), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(len(hosts) + 1, 1, squeeze=False)[:, 0]
+    axes = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
     for place, host in zip(axes, hosts, strict=False):
         _distributions(place, table, host)
     _progress(axes[-1], table, hosts)
@@ -34,13 +36,21 @@ def draw(table: Table, path: str | os.PathLike[str]) -> None:
 
 
 def _distributions(axes: Axes, table: Table, host: str) -> None:
-    rows = [row for row in table if row.host == host and row.visits][:MOST]
-    axes.boxplot([[one * 1e3 for one in row.seconds] for row in rows], vert=False, widths=0.6, showfliers=True, sym=".")
-    names = [f"{row.variant}{' (baseline)' if row.is_baseline else ''}" for row in rows]
-    axes.set_yticks(range(1, len(rows) + 1), [f"{name}" for name in names], fontsize=7)
+    """Draw the samples; those far beyond all quartiles, which would press the others together, are only counted."""
+    rows = [row for row in table.of(host) if row.visits][:MOST]
+    samples = [[seconds * 1e3 for seconds in row.seconds] for row in rows]
+    furthest = max(quantiles([min(times), *times], n=4, method="inclusive")[-1] for times in samples) * 1.3
+    axes.boxplot(samples, vert=False, widths=0.6, sym=".")
+    axes.set_xlim(min(map(min, samples)) * 0.97, furthest)
+    axes.set_yticks(range(1, len(rows) + 1), [_name(row, furthest) for row in rows], fontsize=7)
     axes.invert_yaxis()
     axes.set_title(f"{host}: {rows[0].kind}" + (", noisy" if host in table.noisy else ""), fontsize=9)
     axes.set_xlabel("ms")
+
+
+def _name(row: Row, furthest: float) -> str:
+    beyond = sum(seconds * 1e3 > furthest for seconds in row.seconds)
+    return f"{row.variant}{' (baseline)' if row.is_baseline else ''}{f' (+{beyond} beyond)' if beyond else ''}"
 
 
 def _progress(axes: Axes, table: Table, hosts: list[str]) -> None:

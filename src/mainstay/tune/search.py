@@ -118,7 +118,7 @@ class Search:
         self._tuner, self._strategy, self._budget = tuner, strategy, budget
         self._name = f"tune/ask/{tuner.crew.token}/{sorted(space.items())!r}/{type(strategy).__name__}/{tuner.seed}"
         self._trials: list[Trial] = []
-        self._best = inf
+        self._baseline, self._best = tuner.baseline, inf
         self._nodes = tuner.nodes
         self._numbers: Iterator[int] = iter(range(budget))
 
@@ -150,18 +150,15 @@ class Search:
                 self._strategy.recall(asked.variant)
             return asked
         asked = Asked(self._strategy.ask(), self._best)
-        if self._tuner.baseline is None and asked.variant is not None:
-            self._tuner.baseline = asked.variant
         return view.submit(noted, asked).result() if keeper is not None else asked
 
     def _begin(self, number: int, variant: Variant, bar: float) -> None:
         from mainstay.tune.tuner import Trial
 
-        if self._tuner.baseline is None:
-            self._tuner.baseline = variant
-        baseline = self._tuner.baseline
+        baseline = self._baseline = variant if self._baseline is None else self._baseline
         node = self._nodes[number % len(self._nodes)]
-        trial = Trial(self._tuner, node, f"{self._tuner.seed}/{number}/{node.host}", bar, lambda: self._ended(trial))
+        seed = f"{self._tuner.seed}/{number}/{node.host}"
+        trial = Trial(self._tuner, node, seed, baseline, bar, lambda: self._ended(trial))
         self._trials.append(trial)
         trial.begin([baseline, variant] if variant != baseline else [variant])
 

@@ -55,7 +55,7 @@ class Session:
 
     Args:
         baseline: the variant that is measured for as long as any other is.
-        bar: a median (s) of this node known before, which the best of this session's is taken for if that is slower.
+        bar: a ratio to the baseline that another variant is known to have; it counts as measured here.
         open: whether more variants may come (`begin`); rounds after the first wait for `close`.
     """
 
@@ -110,8 +110,9 @@ class Session:
     def _decide(self) -> None:
         going = [course for course in self.courses.values() if not course.status]
         baseline = None if self._baseline is None else self.courses.get(self._baseline.key)
-        known = [median(course.medians.values()) for course in self.courses.values() if course.visits]
-        best = min([*known, self._bar])
+        known = {key: median(course.medians.values()) for key, course in self.courses.items() if course.visits}
+        barred = self._bar * known[baseline.variant.key] if baseline is not None and baseline.visits else inf
+        best = min([*known.values(), barred])
         for course in going:
             if course is not baseline:
                 course.status = status_of(course, self._rules, best)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -23,7 +22,7 @@ STYLES = {"ok": "green", "unstable": "yellow", "slower": "dim"}
 def tell(table: Table, console: Console, *, most: int = MOST) -> None:
     """Print a table, host by host, the failures, and the fastest variant of each kind of node."""
     for kind, host in dict.fromkeys((row.kind, row.host) for row in table):
-        rows = list(_shown([row for row in table if (row.kind, row.host) == (kind, host)]))
+        rows = table.of(host)
         noise = table.noisy.get(host)
         told = "" if noise is None else f", [yellow]noisy: the calibration kernel moved by {noise:.0%}[/]"
         console.print(_grid(table, rows[:most], f"{host}: {kind}{told}"))
@@ -41,15 +40,6 @@ def _tell_failures(rows: list[Row], console: Console) -> None:
         console.print(Text("\n".join(f"    {line}" for line in said)))
     if len(rows) > MOST_TOLD:
         console.print(f"… and {len(rows) - MOST_TOLD} more failures; --csv or --json has all", style="dim")
-
-
-def _shown(rows: list[Row]) -> Iterator[Row]:
-    """Leave out that a search measured the baseline again beside each point."""
-    baseline = False
-    for row in rows:
-        if not (row.is_baseline and baseline):
-            yield row
-        baseline |= row.is_baseline
 
 
 def _grid(table: Table, rows: list[Row], title: str) -> Grid:

@@ -144,6 +144,12 @@ class Table:
     def __iter__(self) -> Iterator[Row]:
         return iter(self.rows)
 
+    def of(self, host: str) -> list[Row]:
+        """Return the rows of a host, the baseline only once where a search measured it again beside each point."""
+        rows = [row for row in self.rows if row.host == host]
+        first = next((row for row in rows if row.is_baseline), None)
+        return [row for row in rows if row is first or not row.is_baseline]
+
     # -- who is fastest
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from math import inf
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mainstay.tune import nodes as roll
 from mainstay.tune.artifacts import Artifacts
@@ -17,6 +17,9 @@ from mainstay.tune.session import CALIBRATION, Course, Session
 from mainstay.tune.table import Row, Table
 from mainstay.tune.variants import Constraint, Space, Variant, check_space, distinct
 from mainstay.tune.visiting import About, Stages, Visit
+
+if TYPE_CHECKING:
+    from mainstay.executor import Executor
 
 Log = Callable[[str], object]
 
@@ -66,7 +69,7 @@ class Tuner:
 
     def __init__(
         self,
-        executor: Any,
+        executor: Executor,
         run: Callable[..., Any] | Sequence[str],
         *,
         build: Callable[..., Any] | None = None,
@@ -114,7 +117,7 @@ class Tuner:
     def measure(self, variants: Sequence[Variant]) -> Table:
         """Build variants for each kind of node, and measure all on each node. Returns when all is known."""
         wanted = distinct([*([] if self.baseline is None else [self.baseline]), *variants])
-        trials = [Trial(self, node, f"{self.seed}/{node.host}") for node in self.nodes]
+        trials = [Trial(self, node, f"{self.seed}/{node.host}", self.baseline) for node in self.nodes]
         for trial in trials:
             trial.begin(wanted)
         self.crew.run()
@@ -128,7 +131,7 @@ class Tuner:
         Args:
             space: what each name may be, as {"tile": (8, 16, 32), "unroll": range(1, 5)}.
             strategy: "random", "tpe" (Optuna's; wants `mainstay[tune]`), or an object with `ask()`, which returns a
-                `Variant`, and `tell(variant, seconds)`, with infinite seconds for one that failed.
+                `Variant`, and `tell(variant, ratio)`, with an infinite ratio to the baseline for one that failed.
             constraint: which points may be measured, as `lambda v: v.tile % v.unroll == 0`.
 
         Each point is measured on one node, by turns, beside the baseline (the first point, if the tuner has none), and
@@ -159,16 +162,22 @@ class Trial:
     """Some variants on one node: built for its kind, and then a session there.
 
     Args:
-        bar: a median known before (s), see `Session`.
+        baseline, bar: see `Session`.
         then: is called when all is known.
     """
 
     def __init__(
-        self, tuner: Tuner, node: Node, seed: str, bar: float = inf, then: Callable[[], None] | None = None
+        self,
+        tuner: Tuner,
+        node: Node,
+        seed: str,
+        baseline: Variant | None,
+        bar: float = inf,
+        then: Callable[[], None] | None = None,
     ) -> None:
         self._tuner, self.node, self._seed, self._then = tuner, node, seed, then or (lambda: None)
-        self._bar = bar
-        self.session = Session(tuner.rules, seed, tuner.baseline, bar)
+        self._baseline, self._bar = baseline, bar
+        self.session = Session(tuner.rules, seed, baseline, bar)
         self._built: dict[str, Built] = {}
         self.variants: list[Variant] = []
 
@@ -194,7 +203,7 @@ class Trial:
     def _visit(self, variant: Variant, number: int) -> None:
         tuner, node = self._tuner, self.node
         about = About(
-            tuner.crew.token, self._seed, variant, node.host, node.kind, number, variant == tuner.baseline,
+            tuner.crew.token, self._seed, variant, node.host, node.kind, number, variant == self._baseline,
             tuner.rules, self._bar, node.tools,
         )  # fmt: skip
 
@@ -217,7 +226,7 @@ class Trial:
 
     def _row(self, variant: Variant, built: Built) -> Row:
         node, tuner = self.node, self._tuner
-        row = Row(variant, node.host, node.kind, built.status, self._seed, is_baseline=variant == tuner.baseline)
+        row = Row(variant, node.host, node.kind, built.status, self._seed, is_baseline=variant == self._baseline)
         row.tools, row.machine = node.tools, tuner.machines[node.host]
         if built.status != OK:
             row.message = built.stderr
