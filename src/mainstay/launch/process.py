@@ -56,7 +56,14 @@ def tether(setpriv: str | None, by: signal.Signals = signal.SIGTERM) -> list[str
     It is util-linux's `setpriv` where that knows how, from 2.33 on: to start a Python for it would cost hundreds of
     metadata operations where Python lies on a shared file system.
     """
-    asks = ["--pdeathsig", by.name.removeprefix("SIG"), "/bin/sh", "-c", 'test "$PPID" = "$1" && shift && exec "$@"', "mainstay"]
+    asks = [
+        "--pdeathsig",
+        by.name.removeprefix("SIG"),
+        "/bin/sh",
+        "-c",
+        'test "$PPID" = "$1" && shift && exec "$@"',
+        "mainstay",
+    ]
     if setpriv is not None:
         told = subprocess.run([setpriv, "--help"], env={}, capture_output=True, check=False)  # noqa: S603
         if b"--pdeathsig" in told.stdout:
