@@ -4,9 +4,9 @@
                                           └─ then waits for the end of its stdin
 
 The job belongs to `salloc`, and ends with it: when its shell reads the end of its stdin, and when it gets SIGHUP, which
-the kernel also sends at this process's death, and so while the job still waits for its turn. It is that signal, because a
-salloc whose shell another of its threads has waited for, as its job ended, waits for it for ever, at 100 % of a core, and
-only that ends it.
+the kernel also sends at this process's death, and so while the job still waits for its turn. It is that signal, because
+a salloc whose shell another of its threads has waited for, as its job ended, waits for it for ever, at 100 % of a core,
+and only that ends it.
 """
 
 from __future__ import annotations
