@@ -30,9 +30,7 @@ if TYPE_CHECKING:
     from mainstay.launch.slots import Lenders
 
 END = b"\0END\0"
-# What runs inside of the job: tells of it, waits, and gives it back. Then it kills salloc, which may go on for ever
-# when it gets SIGTERM while its job ends.
-SHELL = r"trap '' TERM HUP INT; env -0; printf 'END\0'; cat; scancel $SLURM_JOB_ID; kill -KILL $PPID"
+SHELL = r"env -0; printf 'END\0'; exec cat"  # what runs inside of the job: tells of it, and waits
 JOB = re.compile(r"job allocation (\d+)")
 MOST_SAID = 1 << 16  # bytes of what salloc says
 OURS = ("SLURM_",)  # what a job inherits of this program's own job would lead it astray
