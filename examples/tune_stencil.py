@@ -8,6 +8,7 @@ The tile sizes and the pragma are written into the source; each variant is check
 from __future__ import annotations
 
 import ctypes
+import time
 
 from mainstay.tune import Variant, call
 
@@ -64,7 +65,10 @@ def setup():
 
 
 def run(artifact, squares):
-    ctypes.CDLL(artifact).heat(*squares, SWEEPS)
+    heat = ctypes.CDLL(artifact).heat
+    began = time.perf_counter()
+    heat(*squares, SWEEPS)
+    return time.perf_counter() - began
 
 
 def check(artifact, squares):
