@@ -7,7 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
-from importlib.metadata import distribution
+from collections.abc import Sequence
+from importlib.metadata import distributions
 from pathlib import Path
 
 import cloudpickle
@@ -107,10 +108,11 @@ def environment(directory: Path) -> Path:
     return directory
 
 
-def install(directory: Path, *names: str) -> None:
-    """Put distributions of the environment that runs this into one that `environment` has made."""
+def install(directory: Path, *names: str, path: Sequence[str] = tuple(sys.path)) -> None:
+    """Put distributions into an environment that `environment` has made; they are found on that path."""
     site = next(directory.glob("lib/python3*/site-packages"))
-    for file in (file for name in names for file in distribution(name).files or ()):
+    found = [next(iter(distributions(name=name, path=[*path]))) for name in names]
+    for file in (file for one in found for file in one.files or ()):
         if file.suffix != ".pyc":
             (site / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file.locate(), site / file, follow_symlinks=False)

