@@ -263,7 +263,7 @@ class Broker:
 
     def _close(self, cancel: bool, abort: bool) -> None:
         self._closing = True
-        self._takes_late = not (cancel or abort)
+        self._takes_late &= not (cancel or abort)  # for good: `shutdown` closes once more
         self._reactor.take_back()
         if abort:
             self._patience = 0.0

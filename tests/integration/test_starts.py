@@ -226,10 +226,10 @@ def test_a_temporary_directory_that_cannot_be_used_does_not_matter(tmp_path, lau
 
 def interrupted(client):
     """Press Ctrl-C; again if need be: CPython does not see an interrupt that comes just before a thread blocks."""
-    for _ in range(5):
+    for _ in range(3):
         client.send_signal(signal.SIGINT)
         try:
-            return client.communicate(timeout=5)[1]
+            return client.communicate(timeout=15)[1]
         except subprocess.TimeoutExpired:
             continue
     client.kill()
@@ -255,6 +255,14 @@ with mainstay.Executor(2, launcher="local") as executor:
     said = interrupted(client)
     assert said.count("Traceback") == 1
     assert said.rstrip().endswith("KeyboardInterrupt")
+
+
+@pytest.mark.timeout(60)
+def test_ctrl_c_in_the_middle_of_a_long_map_starts_nothing_more():
+    with pytest.raises(KeyboardInterrupt), mainstay.Executor(2, launcher="local") as executor:
+        executor.wait_ready(timeout=30)
+        executor.map(time.sleep, [600] * 1000)  # the rest of it would follow what was cancelled
+        raise KeyboardInterrupt
 
 
 def test_a_forked_child_has_no_part_in_the_pool():
