@@ -259,10 +259,14 @@ with mainstay.Executor(2, launcher="local") as executor:
 
 @pytest.mark.timeout(60)
 def test_ctrl_c_in_the_middle_of_a_long_map_starts_nothing_more():
-    with pytest.raises(KeyboardInterrupt), mainstay.Executor(2, launcher="local") as executor:
-        executor.wait_ready(timeout=30)
-        executor.map(time.sleep, [600] * 1000)  # the rest of it would follow what was cancelled
-        raise KeyboardInterrupt
+    def interrupted_map():
+        with mainstay.Executor(2, launcher="local") as executor:
+            executor.wait_ready(timeout=30)
+            executor.map(time.sleep, [600] * 1000)  # the rest of it would follow what was cancelled
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_map()
 
 
 def test_a_forked_child_has_no_part_in_the_pool():
