@@ -135,6 +135,6 @@ def test_launchers_keep_from_staged_slots_what_would_lead_them_to_a_shared_file_
 
 
 def test_a_slot_enters_the_name_space_of_its_agents_image():
-    agent = Standing(tree="/tmp/work/image", enter="/usr/bin/nsenter")
+    agent = Standing(tree="/disk/image", enter="/usr/bin/nsenter")
     assert agent.told()["slot"] == ["/usr/bin/nsenter", f"--mount=/proc/{os.getpid()}/ns/mnt", *COMMAND]
     assert Standing(tree="/tmp/tree").told()["slot"] == [*COMMAND]

@@ -81,7 +81,7 @@ def _read(thing: Thing) -> tuple[bytes, Reach]:
 
 @singledispatch
 def _encoded(thing: Any, encoder: Encoder) -> bytes:
-    raise NotImplementedError
+    raise TypeError(f"a thing that workers compare is one of {Thing}; given: {thing!r}")
 
 
 @_encoded.register

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from mainstay.launch.slots import Lenders
 
 PATIENCE = 20.0  # seconds for an answer of Slurm's
+# Flags of srun for tasks of which none is bound to a core, none ends with another, and none reads what the user types.
+ALONE = ("--cpu-bind=none", "--kill-on-bad-exit=0", "--no-kill", "--wait=0", "--input=none", "--export=ALL")
 
 
 def joins() -> bool:
@@ -54,12 +56,7 @@ def slots_argv(program: list[str], here: Allocation, places: Mapping[str, int], 
         f"--nodelist={','.join(names)}",
         "--overcommit",
         "--mpi=pmi2",
-        "--cpu-bind=none",
-        "--kill-on-bad-exit=0",
-        "--no-kill",
-        "--wait=0",
-        "--input=none",
-        "--export=ALL",
+        *ALONE,
         "--job-name=mainstay-ranks",
         *command,
     ]

@@ -259,12 +259,7 @@ def srun_argv(
         f"--ntasks={len(names)}",
         "--ntasks-per-node=1",
         "--mpi=none",
-        "--cpu-bind=none",
-        "--kill-on-bad-exit=0",
-        "--no-kill",
-        "--wait=0",
-        "--input=none",
-        "--export=ALL",
+        *ranks.ALONE,
         "--job-name=mainstay-pool",
         *command,
     ]
