@@ -93,7 +93,8 @@ class Keeper(KeepsNothing):
         if given is not None:
             return Entry(explicit_key(given(*args, **kwargs) if callable(given) else given), known.info, label)
         by_value = self._in_process()
-        self._learn_key(fn, known, by_value)
+        if not known.key or not known.reach.holds(by_value):
+            self._learn_key(fn, known, by_value)
         key, compared = plain_key(known.key, args, kwargs, fn), known.witness
         if key is None:
             reach = Reach(told=known.reach.told)
@@ -111,7 +112,8 @@ class Keeper(KeepsNothing):
             return [self.entry_of(fn, function, options, row, {}) for row in rows], None
         known = self._known.get(function.number) or self._learn(fn, function)
         label, by_value = options.label or function.name, self._in_process()
-        self._learn_key(fn, known, by_value)
+        if not known.key or not known.reach.holds(by_value):
+            self._learn_key(fn, known, by_value)
         reach = Reach(told=known.reach.told)
         keys = (call_key(known.key, row, {}, fn, reach) for row in rows)
         if options.stage_in:
@@ -126,11 +128,10 @@ class Keeper(KeepsNothing):
         return known
 
     def _learn_key(self, fn: Callable[..., Any], known: Known, by_value: bool) -> None:
-        """Make the function's key, and again when what it was made from may have changed."""
-        if not known.key or not known.reach.holds(by_value):
-            reach = Reach()
-            known.key, known.reach = function_key(fn, reach), reach
-            known.witness = witness(reach.things, by_value)
+        """Make the function's key: the first, or another since what it was made from has changed."""
+        reach = Reach()
+        known.key, known.reach = function_key(fn, reach), reach
+        known.witness = witness(reach.things, by_value)
 
     def _witness_of(self, known: Known, things: set[Thing], by_value: bool) -> Witness | None:
         return witness(known.reach.things | things, by_value) if things else known.witness
@@ -232,24 +233,26 @@ class Keeper(KeepsNothing):
         entry: Entry | None = task.entry
         if entry is None:
             return False
-        payload = payload_of(outcome)
-        waits = payload is not None and self._put(entry, task, outcome, seconds, *payload)
+        record = record_of(entry, task, outcome, seconds)
+        waits = record is not None and not task.future.unlike and self._put(entry, record, outcome)
+        if entry.followers and record is not None and not record.failed:
+            entry.left = self._left(record)
         if not waits:
             self.ends(entry)  # only now: who finds it no longer under way is to find it in the journal
         return waits
 
-    def _put(
-        self, entry: Entry, task: Task, outcome: Outcome, seconds: float, failed: bool, body: Any, buffers: Any
-    ) -> bool:
-        waits = False
-        if not task.future.unlike:
-            waits = self.journal.each or not is_small(buffers)
-            then = partial(self._deliver, entry, outcome) if waits else None
-            kept = buffers if waits else copied(buffers)
-            self.journal.append(record_of(entry, task, outcome, seconds, failed, bytes(body), kept), then)
-        if entry.followers and not failed and not self.journal.has(entry.key, failed_too=False):
-            entry.left = Kept(False, bytes(body), copied(buffers))
+    def _put(self, entry: Entry, record: Record, outcome: Outcome) -> bool:
+        waits = self.journal.each or not is_small(record.buffers)
+        if record.buffers and not waits:
+            record = record._replace(buffers=copied(record.buffers))
+        self.journal.append(record, partial(self._deliver, entry, outcome) if waits else None)
         return waits
+
+    def _left(self, record: Record) -> Kept | None:
+        """Return a result for those that follow its call, where the journal does not have it for them."""
+        if self.journal.has(record.key, failed_too=False):
+            return None
+        return Kept(False, record.body, copied(record.buffers))
 
     def _deliver(self, entry: Entry, outcome: Outcome) -> None:
         """Deliver what is on disk now; those who follow it had to wait for that, too."""
@@ -297,24 +300,17 @@ def is_unlike(future: Any) -> bool:
     return bool(getattr(future, "unlike", ()))
 
 
-def payload_of(outcome: Outcome) -> tuple[bool, Any, Any] | None:
-    """Return `(failed, body, buffers)` of what became of a task; None where it did not end by itself."""
-    if outcome.frame is not None:
-        return outcome.frame.kind == Kind.ERROR, outcome.frame.body, outcome.frame.buffers
-    if isinstance(outcome.error, (TaskTimeout, WorkerDied)):
-        return True, describe_error(outcome.error), ()
-    return None
-
-
-def record_of(
-    entry: Entry, task: Task, outcome: Outcome, seconds: float, failed: bool, body: bytes, buffers: Any
-) -> Record:
-    """Return what the journal is to keep of a task that has ended by itself."""
-    host = outcome.host or getattr(outcome.error, "host", "")
+def record_of(entry: Entry, task: Task, outcome: Outcome, seconds: float) -> Record | None:
+    """Return what the journal is to keep of a task; None where it did not end by itself. Buffers are not copied."""
+    _, frame, error, host, worker, _ = outcome
+    if frame is not None:
+        failed, body, buffers = frame.kind == Kind.ERROR, bytes(frame.body), frame.buffers
+    elif isinstance(error, (TaskTimeout, WorkerDied)):
+        failed, body, buffers, host = True, describe_error(error), [], host or getattr(error, "host", "")
+    else:
+        return None
     began, attempt = time.time() - seconds, task.attempt + 1
-    return Record(
-        entry.key, failed, entry.function, entry.label, host, outcome.worker, began, seconds, attempt, body, buffers
-    )
+    return Record(entry.key, failed, entry.function, entry.label, host, worker, began, seconds, attempt, body, buffers)
 
 
 def is_small(buffers: Any) -> bool:

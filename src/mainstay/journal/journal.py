@@ -103,8 +103,10 @@ class Journal:
             if then is not None:
                 then()
             return
-        if self._is_new(record) and (self.error is None or self._has_room(record)):
-            self._waiting[record.key] = record
+        key = record.key
+        is_new = (key not in self._done and key not in self._waiting) or self._is_new(record)
+        if is_new and (self.error is None or self._has_room(record)):
+            self._waiting[key] = record
             self._fresh.append(record)
         if then is not None:
             self._thens.append(then)
@@ -193,9 +195,10 @@ class Journal:
         written = [with_attempts(record, old) for record in records] if old else records
         doubted = [self._done[record.key] for record in records if record.key in self._done]
         ids = self.store.write(written, [*doubted, *(call for call, _ in old.values())])
+        self._doubted.difference_update([record.key for record in written] if doubted else ())
+        for key in old:
+            del self._failed[key]
         for record, call in zip(written, ids, strict=True):
-            self._doubted.discard(record.key)
-            self._failed.pop(record.key, None)
             if record.failed:
                 self._failed[record.key] = call, record.attempt
             else:

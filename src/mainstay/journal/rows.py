@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
-from itertools import chain
+from collections.abc import Callable, Sequence
+from itertools import chain, repeat
 from typing import Any
 
 from mainstay.errors import JournalError
+from mainstay.journal.record import Record
 from mainstay.wire.frames import Bytes
 
 ROWS = (1000, 256, 32, 4, 1)  # rows of one statement; few sizes, so that SQLite need not compile new ones
@@ -27,6 +28,27 @@ CONDITIONS = {
     "since": "started >= ?",
     "before": "started < ?",
 }
+
+
+def rows_of(
+    ids: list[int], records: Sequence[Record], run: int, id_of: Callable[[str, tuple[str, ...]], int]
+) -> list[tuple[Any, ...]]:
+    """Return what stands in `calls`; made column by column, which takes a third of the time.
+
+    Of a `bytes` or a `bool`, `sqlite3` asks first whether somebody has another form of it for databases. That takes
+    longer than all the rest; of a `bytearray` or an `int` it does not ask.
+    """
+    if not records:
+        return []
+    *told, bodies, buffers = zip(*records, strict=True)
+    keys, failed, functions, labels, hosts, workers, started, seconds, attempts = told
+    of = {function: id_of("functions", function) for function in set(functions)}
+    on = {host: id_of("hosts", (host,)) for host in set(hosts)}
+    written = {label: clean(label) for label in set(labels)}
+    plain = (map(bytearray, keys), map(int, failed))
+    named = (map(of.get, functions), map(written.get, labels), map(on.get, hosts))
+    sizes = [record.size for record in records] if any(buffers) else map(len, bodies)
+    return list(zip(ids, *plain, *named, workers, started, seconds, attempts, sizes, repeat(run)))
 
 
 def insert(db: sqlite3.Connection, table: str, columns: int, rows: list[tuple[Any, ...]]) -> None:
