@@ -112,7 +112,8 @@ class Acting:
         cancelled = [task.id for task in action.tasks if not self._begins(task)]
         for task in action.tasks:
             if task.id not in cancelled:
-                pieces += self._frames(worker, task)
+                pieces += self._definition(worker, task)
+                pieces += call(task)
         if pieces:
             worker.connection.send(pieces)
         return self._pool.scheduler.dropped(action.worker, cancelled, now()) if cancelled else []
@@ -127,27 +128,13 @@ class Acting:
         pool.keeper.forget(task)
         return False
 
-    def _frames(self, worker: WorkerState, task: Task, part: bytes | None = None, leads: bool = False) -> list[Bytes]:
-        """Return the frames that call a worker; with the function, if it does not have that yet."""
-        pieces: list[Bytes] = []
-        if task.function not in worker.known:
-            worker.known.add(task.function)
-            payload = self._pool.functions[task.function].payload
-            pieces += encode(Kind.DEFINE, payload.body, payload.buffers, number=task.function)
-        body, buffers = task.payload
-        kind = Kind.CALL
-        if part is not None:
-            kind, buffers = Kind.GANG, [memoryview(part), *buffers]
-        if task.state is not None and part is not None and leads:
-            kept, apart = task.state
-            pieces += encode(Kind.RESUME, kept, [memoryview(buffer) for buffer in apart], task=task.id)
-        attempt = min(task.attempt, 255)
-        call = encode(kind, body, buffers, number=task.function, task=task.id, attempt=attempt)
-        if task.places is not None:
-            pieces += encode(Kind.PLACES, pickle.dumps(tuple(task.places)))
-        if task.pinned:
-            call = [*encode(Kind.PIN, pickle.dumps(task.pinned)), *call, *encode(Kind.UNPIN)]
-        return pieces + call
+    def _definition(self, worker: WorkerState, task: Task) -> list[Bytes]:
+        """Return the frame that brings a worker the task's function, if it does not have that yet."""
+        if task.function in worker.known:
+            return []
+        worker.known.add(task.function)
+        payload = self._pool.functions[task.function].payload
+        return encode(Kind.DEFINE, payload.body, payload.buffers, number=task.function)
 
     def overran(self, task: Task) -> list[Action]:
         """A task has run out of time."""
@@ -175,16 +162,17 @@ class Acting:
         members = sorted(map(self._pool.roster.workers.__getitem__, action.workers), key=_as_in_a_set)
         gang = self._gangs[task.id] = Gang(task, members)
         number, leaves = self._communicators.plan(gang.members)
-        pickled: dict[Part, bytes] = {}  # for most it is the same
+        calls: dict[Part, list[Bytes]] = {}  # for most it is the same
         homes = [home for home, leaf in enumerate(leaves) for _ in leaf.ranks] or [0] * len(gang.members)
         for index, (worker, home) in enumerate(zip(gang.members, homes, strict=True)):
             assert worker.connection is not None
             answers = index == 0 or not task.gang.root_only
             part = Part(number, leaves, home, answers, tuple(worker.spent))
-            if part not in pickled:
-                pickled[part] = pickle.dumps(tuple(part))
+            if part not in calls:
+                calls[part] = call(task, pickle.dumps(tuple(part)))
             worker.spent.clear()
-            worker.connection.send(self._frames(worker, task, pickled[part], leads=index == 0))
+            first = resume(task) if index == 0 and task.state is not None else []  # rank 0 hands it out
+            worker.connection.send([*self._definition(worker, task), *first, *calls[part]])
         task.pausing = False
         return []
 
@@ -244,6 +232,26 @@ class Acting:
             whole = frames[0]._replace(body=body, buffers=buffers)
         seconds = max(frame.number for frame in frames) / 1e6
         self._pool.ended(gang.task, Outcome(gang.task.future, whole, None, root.host, root.number), seconds)
+
+
+def call(task: Task, part: bytes | None = None) -> list[Bytes]:
+    """Return the frames that call a worker: for a task of its own, or for its part of a gang."""
+    body, buffers = task.payload
+    kind = Kind.CALL
+    if part is not None:
+        kind, buffers = Kind.GANG, [memoryview(part), *buffers]
+    frames = encode(kind, body, buffers, number=task.function, task=task.id, attempt=min(task.attempt, 255))
+    if task.places is not None:
+        frames = [*encode(Kind.PLACES, pickle.dumps(tuple(task.places))), *frames]
+    if task.pinned:
+        frames = [*encode(Kind.PIN, pickle.dumps(task.pinned)), *frames, *encode(Kind.UNPIN)]
+    return frames
+
+
+def resume(task: Task) -> list[Bytes]:
+    """Return the frame with the state that a malleable gang goes on from."""
+    kept, apart = task.state
+    return encode(Kind.RESUME, kept, [memoryview(buffer) for buffer in apart], task=task.id)
 
 
 def _as_in_a_set(worker: WorkerState) -> tuple[str, int, int]:

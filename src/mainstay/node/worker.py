@@ -5,7 +5,8 @@
 Results of short tasks are sent together: when the inbox is empty, `FLUSH` seconds have passed, or a recall comes.
 One with arrays is sent at once, since they are not copied and may be written again.
 After its last result a worker polls the socket for `SPIN` seconds and then sleeps on it: waking a sleeping process
-costs more than a short task does. A recall comes as SIGURG, so that it can be answered while a task runs.
+costs more than a short task does. After its part of a gang it does not: the client has all parts to hear first, and
+the other ranks may want the core. A recall comes as SIGURG, so that it can be answered while a task runs.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ class Worker:
         self._answers = False  # a recall may be answered now: nothing is being read or sent
         self._recalled = False  # one came when it could not be answered
         self._flushed = 0.0
+        self._polls = True
         self._left = False  # the gang that ran last has left a message unreceived
         self._unlike: Callable[[Witness], tuple[str, ...]] | None = None  # once it is wanted
         self._rank: Rank | None = None  # once the pool has asked for a gang
@@ -134,7 +136,8 @@ class Worker:
             self._answer_recall()
         try:
             self._left = False
-            run = self._run_call if frame.kind == Kind.CALL else self._run_part
+            self._polls = frame.kind == Kind.CALL
+            run = self._run_call if self._polls else self._run_part
             kind, (body, buffers) = Kind.RESULT, run(frame)
             if context.point is not None and context.point.paused:
                 kind = Kind.PAUSED
@@ -259,7 +262,7 @@ class Worker:
     def _receive(self) -> bool:
         """Wait for something to do; False at the end-of-file."""
         buffer = self._reader.get_buffer()
-        count = self._poll(buffer)
+        count = self._poll(buffer) if self._polls else -1
         if count < 0:
             count = self._sock.recv_into(buffer)
         self._inbox.extend(self._reader.received(count))
