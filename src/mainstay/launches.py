@@ -103,6 +103,11 @@ class Attempt:
         """The nodes that were left out, and why."""
         return dict(getattr(self._launched, "absent", {}))
 
+    @property
+    def unsent(self) -> dict[str, str]:
+        """The nodes to which the packed environment could not be sent, and why."""
+        return dict(getattr(self._launched, "unsent", {}))
+
     def end(self) -> None:
         """Kill whatever the launch has started."""
         self._given_up = True

@@ -72,8 +72,10 @@ class Muster:
             return None
         there = [one for one in told if not one["why"]]
         seconds, imports = max((one["took"] for one in there), default=0.0), sum(one["imports"] for one in there)
-        way = stage.way(all(one.get("sent") for one in there if one["took"]))
-        return Staged(way, stage.size, seconds, len(there), len(agents), imports, stage.manifest.prefix)
+        unpacked = [one for one in there if one["took"]]
+        way = stage.way(sum(one["sent"] for one in unpacked), len(unpacked))
+        unsent = {} if self._pool.launches.current is None else self._pool.launches.current.unsent
+        return Staged(way, stage.size, seconds, len(there), len(agents), imports, stage.manifest.prefix, unsent)
 
     def joined(self) -> None:
         """A worker has come."""

@@ -31,7 +31,7 @@ class Staged(NamedTuple):
 
     `way` says how, for people; `size` (bytes) of the file; `seconds` that the slowest node took, 0 where all had it;
     `nodes` that run from it, of `of`; `imports`: how many modules came from elsewhere; `origin`: the directory that
-    was packed.
+    was packed; `unsent`: nodes to which it could not be sent, and why.
     """
 
     way: str
@@ -41,11 +41,13 @@ class Staged(NamedTuple):
     of: int
     imports: int
     origin: str
+    unsent: dict[str, str] = {}  # noqa: RUF012  nobody writes into it
 
     def __str__(self) -> str:
         how = f"{self.way} ({size(self.size)}, {self.seconds:.1f} s)" if self.seconds else "was on the nodes"
         where = "" if self.nodes == self.of else f" on {self.nodes} of {self.of} nodes"
-        return f"environment {how}{where}, {self.imports} imports from {self.origin}"
+        unsent = "".join(f"; not sent to {host}: {why}" for host, why in sorted(self.unsent.items()))
+        return f"environment {how}{where}, {self.imports} imports from {self.origin}{unsent}"
 
 
 class Preloaded(NamedTuple):

@@ -82,7 +82,11 @@ def spread(room: Sequence[int], most: int | None) -> list[int]:
 
 
 class Launched(Protocol):
-    """A launch under way or standing. One that leaves nodes out has `absent`, which says why by their names."""
+    """A launch under way or standing.
+
+    One that leaves nodes out has `absent`, which says why by their names; one that sends a packed environment to nodes
+    has `unsent`, which says likewise why some have got none.
+    """
 
     @property
     def nodes(self) -> int:

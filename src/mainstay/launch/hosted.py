@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from mainstay.launch import Invitation
+from mainstay.launch import Invitation, Launched
 from mainstay.launch.mpiexec import MpiExec
 from mainstay.launch.process import Process
 from mainstay.launch.world import not_rank_0, open_gates
@@ -61,7 +61,7 @@ class Hosted:
             return str(error)
         return not_rank_0() or MpiExec().why_not()
 
-    def start(self, invitation: Invitation) -> Process:
+    def start(self, invitation: Invitation) -> Launched:
         slots = self._read(os.environ)
         reached = reached_by(shutil.which(self.shell))
         return MpiExec(list(slots)).start_agents(invitation, **invitation.slots(slots), **open_gates(), **reached)

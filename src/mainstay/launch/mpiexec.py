@@ -11,7 +11,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mainstay.launch import LIBRARIES, Invitation
+from mainstay.launch import LIBRARIES, Invitation, Launched
+from mainstay.launch.passing import Passing, remote_shell
 from mainstay.launch.process import RANK_VARIABLES, Process
 from mainstay.node.context import Places
 from mainstay.origin import Origin, origin
@@ -56,20 +57,30 @@ class MpiExec:
             return f"{program} is of no known kind: {flavour}"
         return would_wait(os.environ, origin(os.getpid()))
 
-    def start(self, invitation: Invitation) -> Process:
+    def start(self, invitation: Invitation) -> Launched:
         return self.start_agents(invitation)
 
-    def start_agents(self, invitation: Invitation, **more: str) -> Process:
-        """Start agents, given what their environment is to have besides this program's and the invitation."""
-        program = self._find()
+    def start_agents(self, invitation: Invitation, **more: str) -> Launched:
+        """Start agents, given what their environment is to have besides this program's and the invitation.
+
+        Several hosts are first given what they are to unpack, where `remote_shell` tells by what.
+        """
+        program, stage = self._find(), invitation.stage
         if program is None:
             raise FileNotFoundError(self.why_not())
-        environment = invitation.environment() | more
+        start = functools.partial(self._start_agents, program, invitation, more)
+        if stage is None or not stage.travels or len(self._hosts) < 2:
+            return start()
+        shell = remote_shell(flavour_of(program), os.environ | more)
+        return Passing(stage, self._hosts, shell, start) if shell else start()
+
+    def _start_agents(self, program: str, invitation: Invitation, more: Mapping[str, str], sent: str = "") -> Process:
+        environment = {**invitation.environment(), **more}
         if flavour_of(program) == "hydra":
-            argv = hydra_argv(program, self._hosts, [*emptied(invitation.hidden), *invitation.command()])
+            argv = hydra_argv(program, self._hosts, [*emptied(invitation.hidden), *invitation.command(sent)])
         else:
             told = [name for name in environment if name.startswith("MAINSTAY_")]
-            argv = openmpi_argv(program, self._hosts, told, invitation.command())
+            argv = openmpi_argv(program, self._hosts, told, invitation.command(sent))
             environment |= allow_root() if os.geteuid() == 0 else {}
         count, hidden = max(1, len(self._hosts)), unseen(program, invitation.hidden)
         return Process(argv, environment, count, tethered=True, hidden=hidden, directory=invitation.directory)

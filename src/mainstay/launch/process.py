@@ -6,6 +6,7 @@ which `mpiexec` and `srun` end their processes on every host.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import shutil
@@ -83,7 +84,7 @@ class Process:
     """A running program; what it prints is kept for the reason why it ended.
 
     It inherits this program's environment, but for variables whose names begin with one of `hidden`, and its working
-    directory unless another is given.
+    directory unless another is given. `fed` says whether it is to get its input by `feed`; else it has none.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class Process:
         tethered: bool = False,
         hidden: tuple[str, ...] = RANK_VARIABLES,
         directory: str | None = None,
+        fed: bool = False,
     ) -> None:
         self.nodes = nodes
         if tethered:
@@ -103,12 +105,23 @@ class Process:
         self._process = subprocess.Popen(  # noqa: S603  argv is ours
             argv,
             env=inherited | environment,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE if fed else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
             cwd=directory,
         )
+
+    def feed(self, file: int, count: int) -> None:
+        """Give it so many bytes of an open file as its input, from the beginning; it need not read them all.
+
+        Several threads may do so with one file, whose position stays as it is.
+        """
+        assert self._process.stdin is not None
+        sent = 0
+        with contextlib.suppress(BrokenPipeError), self._process.stdin as pipe:
+            while sent < count and (more := os.sendfile(pipe.fileno(), file, sent, count - sent)):
+                sent += more
 
     def wait(self) -> str:
         """Block until the program has ended; return how, with its last lines."""

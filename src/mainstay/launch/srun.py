@@ -168,11 +168,12 @@ def start_step(invitation: Invitation, here: Allocation, program: str, lost: str
 def send(stage: Bootstrap, here: Allocation) -> str:
     """Have Slurm bring the packed environment to each node, from which one has read it; return where it is there.
 
-    Empty where there is one node, where it was sent before, or where that fails: nodes read it themselves then.
+    Empty where there is one node, where it was sent before, or where that fails, and for an image: nodes read it
+    themselves then.
     """
     key = f"{here.job}-{stage.manifest.digest[:16]}"
     program = shutil.which("sbcast")
-    if len(here.nodes) < 2 or program is None or key in _sent:
+    if not stage.travels or len(here.nodes) < 2 or program is None or key in _sent:
         return ""
     place = f"/tmp/mainstay-{key}-{os.urandom(4).hex()}"  # noqa: S108  a name that nobody can foresee
     command = [program, f"--jobid={here.job}", "--force", stage.path, place]

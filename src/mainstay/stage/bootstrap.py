@@ -48,11 +48,18 @@ class Bootstrap(NamedTuple):
     program: str
     size: int
 
-    def way(self, sent: bool) -> str:
-        """Return how nodes come to it, for people; `sent` says whether all that unpacked it had been sent a copy."""
-        if self.program == "squashfs":
+    @property
+    def travels(self) -> bool:
+        """Whether nodes may as well be sent a copy: of an image, they read only what they use."""
+        return self.program != "squashfs"
+
+    def way(self, sent: int, of: int) -> str:
+        """Return how nodes come to it, for people; `of` nodes have unpacked it, and `sent` of them a copy."""
+        if not self.travels:
             return "mounted on each node"
-        return "read once and sent to the nodes" if sent else "read once per node"
+        if not sent:
+            return "read once per node"
+        return f"read once and sent to {'the' if sent == of else f'{sent} of {of}'} nodes"
 
     def command(self, shared: Sequence[str], sent: str = "") -> list[str]:
         """Return the command that starts an agent.

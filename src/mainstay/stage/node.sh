@@ -6,6 +6,7 @@
 #     DIGEST.lock                   held (shared) by all that run from it; its time tells when the last began
 #     DIGEST.make                   held by the one that looks whether it is whole, and unpacks
 #     DIGEST.new/                   what is being unpacked
+#     sent-…                        a copy that was brought here, until it is unpacked
 #     home/                         HOME
 #     work-…/tasks/  …/modules/     a pool's working directory, and the user's modules; held (shared) like a tree.
 #                                   Where tasks left files, it is kept as long as a tree is
@@ -84,18 +85,26 @@ is_whole() {
     [ "$found" = "$files $size" ]
 }
 
-unpack() {
-    new=$home/$digest.new
-    rm -rf "$new" "$new".*  # of one that was killed
-    from=$archive
-    [ -n "$sent" ] && [ -r "$sent" ] && from=$sent brought=yes
-    mkdir "$new" || { why="$home cannot be written to"; return 1; }
+# Unpack a file beside its place, and say whether it is what was packed.
+extract() {
+    rm -rf "$new" "$new".*  # of one that was killed, or of a copy that was not whole
+    mkdir "$new" || return 1
     sum=$({
-        tail -c "+$((start + 1))" "$from" | tee /dev/fd/3 | "$how" -dc | tar -x -o -f - -C "$new" >/dev/null &&
+        tail -c "+$((start + 1))" "$1" | tee /dev/fd/3 | "$how" -dc | tar -x -o -f - -C "$new" >/dev/null &&
             : >"$new.done"
     } 3>&1 2>"$new.said" | sha256sum)
-    if [ ! -e "$new.done" ] || [ "${sum%% *}" != "$digest" ] || ! is_whole "$new"; then
-        why="$from did not unpack whole into $home: $(tail -c 300 "$new.said" | tr '\n' ' ')"
+    [ -e "$new.done" ] && [ "${sum%% *}" = "$digest" ] && is_whole "$new"
+}
+
+unpack() {
+    new=$home/$digest.new
+    if [ -n "$sent" ] && [ -r "$sent" ] && extract "$sent"; then
+        brought=yes
+    elif ! extract "$archive"; then
+        why="$archive did not unpack whole into $home: $(tail -c 300 "$new.said" | tr '\n' ' ')"
+    fi
+    if [ -n "$why" ]; then
+        :
     elif ! said=$("$new/bin/python3" -s -c "$code" look 2>&1); then
         why="its Python does not run on this node: $(echo "$said" | tail -n 1)"
     else
@@ -152,6 +161,7 @@ stand() {
     exec 8>>"$home/make"
     flock 8
     find "$home" -maxdepth 1 -name 'work-*' -exec flock -n {} sh -c "$sweep" sh {} ';'
+    find "$home" -maxdepth 1 -name 'sent-*' -mmin +60 -exec rm -f {} +
     mkdir -p -m 700 "$home/home" && work=$(mktemp -d "$home/work-XXXXXX") && mkdir "$work/tasks" || return 1
     exec 7<"$work"
     flock -s 7

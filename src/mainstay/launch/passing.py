@@ -1,0 +1,170 @@
+"""A packed environment on its way to the hosts of an mpiexec, by the remote shell with which that reaches them itself.
+
+    client ─┬─▶ n1 ─┬─▶ n2        who has a copy sends it on, so one process reads the shared file system, and what is
+            │       └─▶ n3        sent at the same time doubles with each step
+            └─▶ n4 ───▶ n5
+
+mpiexec itself cannot do it. Tried with 40 MB: MPICH's Hydra 5.0.2 hands its input to the first rank only, and fails
+when that "reads too slowly"; Open MPI 5.0.11 did not end, nor with `--stdin all`, and failed with `--preload-files`.
+
+A copy is used when its size is right and, as it is unpacked, its digest. A host that has none reads the file itself.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from mainstay.launch import LIBRARIES, Launched
+from mainstay.launch.process import RANK_VARIABLES, Process
+
+if TYPE_CHECKING:
+    from mainstay.stage.bootstrap import Bootstrap
+
+PATIENCE = 20.0  # seconds for a host to answer, and
+SLOWEST = 4_000_000  # bytes a second from there on; one that takes longer reads the file itself
+# Batch systems by whose own programs, and not by ssh, launchers reach hosts where nobody tells them otherwise.
+BATCH = ("SLURM_JOB_ID", "SLURM_JOBID", "LSB_JOBID", "PE_HOSTFILE", "LOADL_STEP_ID")
+# ssh asks nobody for anything, and leaves no process that would hold its output open.
+QUIET = ["-x", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ControlMaster=no"]
+SENT, THERE = "mainstay-sent", "mainstay-there"
+# Keeps its input, if that is whole, unless the host has the environment already. In one line, for any user's shell.
+RECEIVE = "; ".join(
+    [
+        "place=$1 size=$2 digest=$3",
+        "shift 3",
+        f'for base; do [ ! -d "$base/mainstay-stage-$(id -u)/$digest" ] || {{ echo {THERE}; exit; }}; done',
+        "home=${place%/*}",
+        'mkdir -m 700 "$home" 2>/dev/null',
+        '[ -d "$home" ] && [ ! -L "$home" ] && [ -O "$home" ] || { echo "$home is not ours" >&2; exit 1; }',
+        'cat >"$place.part" && [ "$(wc -c <"$place.part")" -eq "$size" ] && mv "$place.part" "$place" && '
+        f"echo {SENT} && exit",
+        'rm -f "$place.part"',
+        "exit 1",
+    ]
+)
+
+
+def remote_shell(flavour: str, environ: Mapping[str, str]) -> list[str]:
+    """Return the words by which a launcher of that flavour runs a command on a host, whose name and command follow.
+
+    None where it does so by a program of its batch system's, or where there is no such shell.
+    """
+    if flavour == "hydra":
+        means = environ.get("HYDRA_LAUNCHER") or environ.get("HYDRA_BOOTSTRAP", "")
+        program = environ.get("HYDRA_LAUNCHER_EXEC") or environ.get("HYDRA_BOOTSTRAP_EXEC")
+        agents = [[program or means or "ssh", *shlex.split(environ.get("HYDRA_LAUNCHER_EXTRA_ARGS", ""))]]
+    else:
+        means = environ.get("PRTE_MCA_plm", "")
+        agents = [shlex.split(agent) for agent in environ.get("PRTE_MCA_plm_ssh_agent", "ssh:rsh").split(":")]
+    if means not in ("ssh", "rsh") and (means or any(name in environ for name in BATCH)):
+        return []
+    found = next((agent for agent in agents if agent and shutil.which(agent[0])), [])
+    return [*found, *QUIET] if found and os.path.basename(found[0]) == "ssh" else found
+
+
+class Passing:
+    """A launch that begins when its hosts have got a copy each of a packed environment, or cannot get one.
+
+    Args:
+        stage: the environment.
+        hosts: by name; this program's own may be among them.
+        shell: see `remote_shell`.
+        begin: starts the agents, given where copies are on the hosts.
+
+    unsent: the hosts that have got none, and why.
+    """
+
+    def __init__(
+        self, stage: Bootstrap, hosts: Sequence[str], shell: Sequence[str], begin: Callable[[str], Launched]
+    ) -> None:
+        self._stage, self._hosts, self._shell, self._begin = stage, list(hosts), list(shell), begin
+        bases = places(os.environ)
+        base = "/tmp" if "/tmp" in bases else bases[0]  # noqa: S108  the directory below is its owner's alone
+        name = f"sent-{stage.manifest.digest[:16]}-{os.urandom(4).hex()}"
+        self._place = f"{base}/mainstay-stage-{os.getuid()}/{name}"
+        words = [self._place, str(stage.size), stage.manifest.digest, *bases]
+        self._receive = shlex.join(["/bin/sh", "-c", RECEIVE, "mainstay", *words])
+        self.unsent: dict[str, str] = {}
+        self._from_each_other = True  # as long as that is not known to fail
+        self._running: set[Launched] = set()
+        self._ended = False
+
+    @property
+    def nodes(self) -> int:
+        return len(self._hosts)
+
+    def wait(self) -> str:
+        """Send, start the agents, and block until these have ended; return why."""
+        with open(self._stage.path, "rb") as file:
+            self._spread(file.fileno(), "", self._hosts)
+        if self._ended:
+            return "was ended before it began"
+        return self._wait(self._begin(self._place))
+
+    def end(self) -> None:
+        self._ended = True
+        for process in list(self._running):
+            process.end()
+
+    def _wait(self, process: Launched) -> str:
+        self._running.add(process)
+        if self._ended:
+            process.end()
+        said = process.wait()
+        self._running.discard(process)
+        return said
+
+    def _spread(self, file: int, source: str, hosts: Sequence[str]) -> None:
+        """Have a copy sent to hosts from one that has it (empty: this program), and by the first of them to half of
+        the others."""
+        if not hosts or self._ended:
+            return
+        first, *others = hosts
+        next_source = first if self._give(file, source, first) else source
+        half = len(others) // 2
+        beside = threading.Thread(target=self._spread, args=(file, next_source, others[:half]), daemon=True)
+        beside.start()
+        self._spread(file, source, others[half:])
+        beside.join()
+
+    def _give(self, file: int, source: str, host: str) -> bool:
+        """Have a copy sent to a host; return whether it has one now, which it can send on."""
+        said = ""
+        if source and self._from_each_other:
+            command = shlex.join(self._reaching(host, self._receive))
+            said = self._run(self._reaching(source, f"{command} <{shlex.quote(self._place)}"))
+            self._from_each_other = SENT in said or THERE in said
+        if not (source and self._from_each_other):
+            said = self._run(self._reaching(host, self._receive), file)
+        if not (SENT in said or THERE in said):
+            self.unsent[host] = said
+        return SENT in said
+
+    def _reaching(self, host: str, command: str) -> list[str]:
+        """Return what runs a command on a host, when it is itself run where this program is."""
+        here = host.partition(".")[0] in ("localhost", os.uname().nodename.partition(".")[0])
+        return ["/bin/sh", "-c", command] if here else [*self._shell, host, command]
+
+    def _run(self, argv: list[str], file: int | None = None) -> str:
+        """Run a command, with all of a file as its input; return how it ended and what it printed."""
+        hidden = (*RANK_VARIABLES, LIBRARIES)
+        process = Process(argv, {}, tethered=True, hidden=hidden, directory="/", fed=file is not None)
+        patience = threading.Timer(PATIENCE + self._stage.size / SLOWEST, process.end)
+        patience.start()
+        try:
+            if file is not None:
+                process.feed(file, self._stage.size)
+            return self._wait(process)
+        finally:
+            patience.cancel()
+
+
+def places(environ: Mapping[str, str]) -> list[str]:
+    """Return the directories in which nodes look for room for environments, see `stage/node.sh`."""
+    told = environ.get("MAINSTAY_STAGE_DIR")
+    return [told] if told else [*filter(None, [environ.get("TMPDIR")]), "/tmp", "/dev/shm"]  # noqa: S108
