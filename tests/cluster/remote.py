@@ -3,12 +3,12 @@
     program [options] n2 command ──▶ folder/n2, a socket ──▶ server on n2: sh -c command
             └── its stdin, stdout and stderr go along (SCM_RIGHTS); the exit status comes back
 
-What it runs has the environment of a user who has just come to the host. Each call is noted in `folder/calls`.
+What it runs has the environment of a user who has just come to the host. Each call is noted in `folder/calls`. Where
+`folder/one-way` exists, hosts let in nobody but the login host's users.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import subprocess
@@ -27,17 +27,17 @@ MOST = 1 << 20  # bytes of a command
 class RemoteShell:
     """Servers on the compute hosts that are on, until the block is left.
 
-    Attributes: `program`, which is called in place of ssh; `refused`: a file of hosts that let nobody in.
+    Attributes: `program`, which is called in place of ssh.
     """
 
     def __init__(self, cluster: Cluster, folder: Path) -> None:
         self._cluster, self._folder = cluster, folder
-        self.program, self.refused, self._calls = folder / "remote", folder / "refused", folder / "calls"
+        self.program, self._calls = folder / "remote", folder / "calls"
         self._servers: list[subprocess.Popen[str]] = []
 
     def __enter__(self) -> RemoteShell:
         self._folder.mkdir()
-        self.refused.touch()
+        self._calls.touch()
         self.program.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S {__file__} {self._folder} "$@"\n')
         self.program.chmod(0o755)
         for host in self._cluster.names:
@@ -53,9 +53,20 @@ class RemoteShell:
             os.killpg(server.pid, 9)
             server.communicate()
 
-    def calls(self) -> list[tuple[str, str, str]]:
-        """Return who called whom, and for which command, in the order in which they did."""
-        return [tuple(json.loads(line)) for line in self._calls.read_text().splitlines()]
+    def variables(self) -> dict[str, str]:
+        """Return what has launchers call it."""
+        hydra = {"HYDRA_LAUNCHER": "ssh", "HYDRA_LAUNCHER_EXEC": str(self.program)}
+        return hydra | {"PRTE_MCA_plm": "ssh", "PRTE_MCA_plm_ssh_agent": str(self.program)}
+
+    def calls(self) -> list[tuple[str, str]]:
+        """Return who has called whom since this was last asked."""
+        calls = [tuple(line.split()) for line in self._calls.read_text().splitlines()]
+        self._calls.write_text("")
+        return calls
+
+    def only_from_login(self) -> None:
+        """From here on, hosts let nobody else in."""
+        (self._folder / "one-way").touch()
 
 
 def serve(folder: Path, host: str) -> None:
@@ -85,10 +96,11 @@ def call(folder: Path, words: list[str]) -> int:
     while words and words[0].startswith("-"):
         words = words[2:] if words[0] == "-o" else words[1:]
     host, command = words[0], " ".join(words[1:])
+    caller = os.uname().nodename
     with (folder / "calls").open("a") as file:
-        file.write(json.dumps([os.uname().nodename, host, command]) + "\n")
-    if host in (folder / "refused").read_text().split():
-        print(f"remote: {host} lets nobody in", file=sys.stderr)
+        file.write(f"{caller} {host}\n")
+    if caller != "login" and (folder / "one-way").exists():
+        print(f"remote: {host} does not let {caller} in", file=sys.stderr)
         return 255
     with socket.socket(socket.AF_UNIX) as line:
         line.connect(str(folder / host))
