@@ -26,8 +26,8 @@ FAKE = """\
 #!/bin/sh
 case $* in *look) exit ;; esac
 cat <<END
-{"tree": "$MAINSTAY_STAGE_TREE", "took": "$MAINSTAY_STAGE_TOOK", "why": "", "cwd": "$(pwd)", "home": "$HOME",
- "libraries": "$LD_LIBRARY_PATH", "path": "$PATH"}
+{"tree": "$MAINSTAY_STAGE_TREE", "took": "$MAINSTAY_STAGE_TOOK", "sent": "$MAINSTAY_STAGE_SENT", "why": "",
+ "cwd": "$(pwd)", "home": "$HOME", "libraries": "$LD_LIBRARY_PATH", "path": "$PATH"}
 END
 read -r _
 """

@@ -96,8 +96,28 @@ def test_those_that_come_together_unpack_once(node, stage):
 def test_a_copy_that_was_sent_is_used_and_removed(tmp_path, node, stage):
     sent = tmp_path / "sent"
     os.rename(stage.path, sent)
-    assert node.run(stage, str(sent))["tree"]
+    told = node.run(stage, str(sent))
+    assert (told["tree"], told["sent"]) == (str(node.home / stage.manifest.digest), "yes")
     assert not sent.exists()
+
+
+@pytest.mark.parametrize("harm", ["changed", "truncated", "missing"])
+def test_where_a_copy_that_was_sent_is_not_whole_the_node_reads_the_file(tmp_path, node, stage, harm):
+    sent, data = tmp_path / "sent", Path(stage.path).read_bytes()
+    if harm != "missing":
+        sent.write_bytes(data[:-12] + bytes([data[-12] ^ 1]) + data[-11:] if harm == "changed" else data[:-100])
+    told = node.run(stage, str(sent))
+    assert (told["tree"], told["sent"]) == (str(node.home / stage.manifest.digest), "")
+    assert not sent.exists()
+
+
+def test_copies_that_nobody_came_for_are_removed(node, stage):
+    node.run(stage)
+    for name, age in (("sent-old", 7200), ("sent-new", 0)):
+        (node.home / name).touch()
+        os.utime(node.home / name, (time.time() - age,) * 2)
+    node.run(stage)
+    assert [name for name in os.listdir(node.home) if name.startswith("sent-")] == ["sent-new"]
 
 
 @pytest.mark.parametrize("harm", ["changed", "truncated", "other", "missing"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from mainstay.launch import find, lsf, pbs
 from mainstay.launch.hosted import reached_by
 from mainstay.launch.mpiexec import emptied, hydra_slots_argv, openmpi_argv, openmpi_slots_argv
+from mainstay.launch.passing import QUIET, remote_shell
 from mainstay.launch.ranks import slots_argv
 from mainstay.launch.slots import Lenders
 from mainstay.node.slot import COMMAND
@@ -138,3 +140,31 @@ def test_a_slot_enters_the_name_space_of_its_agents_image():
     agent = Standing(tree="/disk/image", enter="/usr/bin/nsenter")
     assert agent.told()["slot"] == ["/usr/bin/nsenter", f"--mount=/proc/{os.getpid()}/ns/mnt", *COMMAND]
     assert Standing(tree="/tmp/tree").told()["slot"] == [*COMMAND]
+
+
+@pytest.mark.parametrize(
+    ("flavour", "environ", "expected"),
+    [
+        ("hydra", {}, ["ssh", *QUIET]),
+        ("hydra", {"HYDRA_LAUNCHER": "rsh"}, ["rsh"]),
+        ("hydra", {"HYDRA_LAUNCHER": "fork"}, []),
+        ("hydra", {"HYDRA_BOOTSTRAP": "slurm"}, []),
+        ("hydra", {"SLURM_JOB_ID": "7"}, []),
+        ("hydra", {"SLURM_JOB_ID": "7", "HYDRA_BOOTSTRAP": "ssh"}, ["ssh", *QUIET]),
+        ("hydra", {"HYDRA_LAUNCHER": "rsh", "HYDRA_LAUNCHER_EXEC": "/opt/tmrsh"}, ["/opt/tmrsh"]),
+        ("hydra", {"HYDRA_LAUNCHER_EXEC": "/bin/ssh", "HYDRA_LAUNCHER_EXTRA_ARGS": "-4"}, ["/bin/ssh", "-4", *QUIET]),
+        ("openmpi", {}, ["ssh", *QUIET]),
+        ("openmpi", {"PRTE_MCA_plm": "slurm"}, []),
+        ("openmpi", {"LSB_JOBID": "7"}, []),
+        ("openmpi", {"PRTE_MCA_plm_ssh_agent": "absent -q : rsh -l me"}, ["rsh", "-l", "me"]),
+        ("openmpi", {"PRTE_MCA_plm": "ssh", "PRTE_MCA_plm_ssh_agent": "/opt/tmrsh"}, ["/opt/tmrsh"]),
+    ],
+)  # fmt: skip
+def test_the_shell_is_the_one_that_the_launcher_takes(monkeypatch, flavour, environ, expected):
+    monkeypatch.setattr(shutil, "which", lambda name: None if name == "absent" else name)
+    assert remote_shell(flavour, environ) == expected
+
+
+def test_where_there_is_no_shell_nothing_is_passed_on(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert remote_shell("hydra", {}) == remote_shell("openmpi", {}) == []

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import py_compile
+import shutil
+import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from mainstay.errors import StageError
+from mainstay.launch import srun
 from mainstay.report import Staged
+from mainstay.slurm import allocation
 from mainstay.stage import bootstrap, head
+from mainstay.stage.bootstrap import Bootstrap
 from mainstay.stage.bytecode import pyc, valid
 from mainstay.stage.editable import mapping
 from mainstay.stage.environment import Environment
@@ -141,6 +147,26 @@ def test_how_a_pool_tells_of_it():
     assert str(told._replace(seconds=0.0, nodes=2, imports=7)) == (
         "environment was on the nodes on 2 of 3 nodes, 7 imports from /shared"
     )
+    assert str(told._replace(unsent={"n2": "is down"})).endswith(" imports from /shared; not sent to n2: is down")
+
+
+def test_how_nodes_come_to_it():
+    archive, image = (Bootstrap("/env", MANIFEST, 0, program, 1) for program in ("zstd", "squashfs"))
+    assert archive.way(0, 3) == "read once per node"
+    assert archive.way(2, 3) == "read once and sent to 2 of 3 nodes"
+    assert archive.way(3, 3) == "read once and sent to the nodes"
+    assert image.way(0, 3) == "mounted on each node"
+
+
+def test_an_image_is_not_sent_since_nodes_read_only_what_they_use(monkeypatch):
+    here = allocation({"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_CPUS_PER_NODE": "4(x2)"})
+    sent: list[Sequence[str]] = []
+    monkeypatch.setattr(srun, "_sent", set())
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: sent.append(command))
+    for program in ("squashfs", "zstd"):
+        srun.send(Bootstrap("/env", MANIFEST, 0, program, 1), here)
+    assert [command[:2] for command in sent] == [["/usr/bin/sbcast", "--jobid=7"]]
 
 
 @pytest.mark.parametrize(("version", "same"), [("1.2.0", True), ("1.3.0.dev0", False)])

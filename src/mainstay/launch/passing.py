@@ -12,11 +12,12 @@ A copy is used when its size is right and, as it is unpacked, its digest. A host
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mainstay.launch import LIBRARIES, Launched
@@ -100,24 +101,32 @@ class Passing:
 
     def wait(self) -> str:
         """Send, start the agents, and block until these have ended; return why."""
-        with open(self._stage.path, "rb") as file:
-            self._spread(file.fileno(), "", self._hosts)
+        try:
+            with open(self._stage.path, "rb") as file:
+                self._spread(file.fileno(), "", self._hosts)
+        except OSError as error:
+            self.unsent = dict.fromkeys(self._hosts, str(error))
         if self._ended:
             return "was ended before it began"
-        return self._wait(self._begin(self._place))
+        agents = self._begin(self._place)
+        with self._held(agents):
+            return agents.wait()
 
     def end(self) -> None:
         self._ended = True
         for process in list(self._running):
             process.end()
 
-    def _wait(self, process: Launched) -> str:
+    @contextlib.contextmanager
+    def _held(self, process: Launched) -> Iterator[None]:
+        """Have a process ended when this launch is."""
         self._running.add(process)
         if self._ended:
             process.end()
-        said = process.wait()
-        self._running.discard(process)
-        return said
+        try:
+            yield
+        finally:
+            self._running.discard(process)
 
     def _spread(self, file: int, source: str, hosts: Sequence[str]) -> None:
         """Have a copy sent to hosts from one that has it (empty: this program), and by the first of them to half of
@@ -135,33 +144,51 @@ class Passing:
     def _give(self, file: int, source: str, host: str) -> bool:
         """Have a copy sent to a host; return whether it has one now, which it can send on."""
         said = ""
-        if source and self._from_each_other:
+        if source and self._from_each_other and not is_here(host):
             command = shlex.join(self._reaching(host, self._receive))
             said = self._run(self._reaching(source, f"{command} <{shlex.quote(self._place)}"))
-            self._from_each_other = SENT in said or THERE in said
-        if not (source and self._from_each_other):
+            self._from_each_other = is_served(said)
+        if not is_served(said):
             said = self._run(self._reaching(host, self._receive), file)
-        if not (SENT in said or THERE in said):
+        if not is_served(said):
             self.unsent[host] = said
         return SENT in said
 
     def _reaching(self, host: str, command: str) -> list[str]:
-        """Return what runs a command on a host, when it is itself run where this program is."""
-        here = host.partition(".")[0] in ("localhost", os.uname().nodename.partition(".")[0])
-        return ["/bin/sh", "-c", command] if here else [*self._shell, host, command]
+        """Return what runs a command on a host; to be run where this program is, or, for another host, anywhere."""
+        return ["/bin/sh", "-c", command] if is_here(host) else [*self._shell, host, command]
 
     def _run(self, argv: list[str], file: int | None = None) -> str:
         """Run a command, with all of a file as its input; return how it ended and what it printed."""
         hidden = (*RANK_VARIABLES, LIBRARIES)
-        process = Process(argv, {}, tethered=True, hidden=hidden, directory="/", fed=file is not None)
-        patience = threading.Timer(PATIENCE + self._stage.size / SLOWEST, process.end)
-        patience.start()
         try:
-            if file is not None:
-                process.feed(file, self._stage.size)
-            return self._wait(process)
+            process = Process(argv, {}, tethered=True, hidden=hidden, directory="/", fed=file is not None)
+            with self._held(process), self._patience(process):
+                if file is not None:
+                    process.feed(file, self._stage.size)
+                return process.wait()
+        except OSError as error:
+            return str(error)
+
+    @contextlib.contextmanager
+    def _patience(self, process: Process) -> Iterator[None]:
+        """Have a process ended that takes too long."""
+        timer = threading.Timer(PATIENCE + self._stage.size / SLOWEST, process.end)
+        timer.start()
+        try:
+            yield
         finally:
-            patience.cancel()
+            timer.cancel()
+
+
+def is_here(host: str) -> bool:
+    """Whether a host is this program's own, by its name."""
+    return host.partition(".")[0] in ("localhost", os.uname().nodename.partition(".")[0])
+
+
+def is_served(said: str) -> bool:
+    """Whether a host has got a copy, or needs none, by what was said there."""
+    return SENT in said or THERE in said
 
 
 def places(environ: Mapping[str, str]) -> list[str]:
