@@ -108,6 +108,11 @@ class Attempt:
         """The nodes to which the packed environment could not be sent, and why."""
         return dict(getattr(self._launched, "unsent", {}))
 
+    @property
+    def unpacked(self) -> list[dict[str, Any]]:
+        """What nodes said that unpacked it before agents were started there."""
+        return list(getattr(self._launched, "unpacked", []))
+
     def end(self) -> None:
         """Kill whatever the launch has started."""
         self._given_up = True

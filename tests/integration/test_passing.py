@@ -45,8 +45,8 @@ class Begun:
 
     nodes = 1
 
-    def __init__(self, place):
-        self.place = place
+    def __init__(self, place, tree):
+        self.place, self.tree = place, tree
 
     def wait(self):
         return f"began with {self.place}"
@@ -87,7 +87,7 @@ class Hosts:
 @pytest.fixture
 def lay(tmp_path, monkeypatch):
     monkeypatch.setenv("MAINSTAY_TEST", str(tmp_path))
-    monkeypatch.setenv("MAINSTAY_STAGE_DIR", ".")
+    monkeypatch.setattr(passing, "places", lambda environ: ["."])  # each has its own
     monkeypatch.delenv("MAINSTAY_TEST_HOST", raising=False)
     return lambda *names: Hosts(tmp_path, *names)
 
@@ -154,7 +154,7 @@ def test_where_the_file_is_gone_nobody_is_sent_any(lay, tmp_path):
 
 def test_the_clients_own_host_is_reached_without_a_shell(lay, tmp_path, monkeypatch):
     hosts = lay("a", "b")
-    monkeypatch.setenv("MAINSTAY_STAGE_DIR", str(tmp_path / "b"))  # which is absolute, and so one for all
+    monkeypatch.setattr(passing, "places", lambda environ: [str(tmp_path / "b")])  # one for all
     (tmp_path / "shell").write_text("#!/bin/sh\nexit 255\n")
     one = hosts.passing("localhost")
     assert hosts.copies(sent(one)) == {"b"}
@@ -204,7 +204,11 @@ def test_a_client_that_is_killed_while_it_sends_leaves_nothing(late, tmp_path):
     stage = stagework.archive(tmp_path / "whole.tar.gz", python=platform.python_version())
     code = "import mainstay; from mainstay.launch.mpiexec import MpiExec; "
     code += f"mainstay.Executor(launcher=MpiExec(['one', 'other']), stage={stage.path!r}); input()"
-    environ = os.environ | {"HYDRA_LAUNCHER": "ssh", "HYDRA_LAUNCHER_EXEC": str(tmp_path / "shell")}
+    environ = os.environ | {
+        "MAINSTAY_STAGE_DIR": str(tmp_path),
+        "HYDRA_LAUNCHER": "ssh",
+        "HYDRA_LAUNCHER_EXEC": str(tmp_path / "shell"),
+    }
     with subprocess.Popen([sys.executable, "-c", code], env=environ, stdin=subprocess.PIPE) as client:
         with pipe.open("wb") as end:  # it is being read
             client.kill()

@@ -85,7 +85,7 @@ class Launched(Protocol):
     """A launch under way or standing.
 
     One that leaves nodes out has `absent`, which says why by their names; one that sends a packed environment to nodes
-    has `unsent`, which says likewise why some have got none.
+    has `unsent`, which says likewise why some have got none, and `unpacked`, what those said that unpacked it before.
     """
 
     @property

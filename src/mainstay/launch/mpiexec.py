@@ -63,7 +63,8 @@ class MpiExec:
     def start_agents(self, invitation: Invitation, **more: str) -> Launched:
         """Start agents, given what their environment is to have besides this program's and the invitation.
 
-        Several hosts are first given what they are to unpack, where `remote_shell` tells by what.
+        Several hosts are first given what they are to unpack, where `remote_shell` tells by what. If an mpiexec of the
+        same environment is to start them, they unpack it first, so that it runs from there.
         """
         program, stage = self._find(), invitation.stage
         if program is None:
@@ -72,14 +73,20 @@ class MpiExec:
         if stage is None or not stage.travels or len(self._hosts) < 2:
             return start()
         shell = remote_shell(flavour_of(program), os.environ | more)
-        return Passing(stage, self._hosts, shell, start) if shell else start()
+        return Passing(stage, self._hosts, shell, start, is_beside(program)) if shell else start()
 
-    def _start_agents(self, program: str, invitation: Invitation, more: Mapping[str, str], sent: str = "") -> Process:
+    def _start_agents(
+        self, program: str, invitation: Invitation, more: Mapping[str, str], sent: str = "", tree: str = ""
+    ) -> Process:
+        program = in_tree(program, tree)
         environment = {**invitation.environment(), **more}
+        if tree:  # agents are to look there, whatever else is set where they are
+            environment["MAINSTAY_STAGE_DIR"] = str(Path(tree).parents[1])
         if flavour_of(program) == "hydra":
             argv = hydra_argv(program, self._hosts, [*emptied(invitation.hidden), *invitation.command(sent)])
         else:
             told = [name for name in environment if name.startswith("MAINSTAY_")]
+            told += [name for name in os.environ if name.startswith("MAINSTAY_STAGE_") and name not in environment]
             argv = openmpi_argv(program, self._hosts, told, invitation.command(sent))
             environment |= allow_root() if os.geteuid() == 0 else {}
         count, hidden = max(1, len(self._hosts)), unseen(program, invitation.hidden)
@@ -102,6 +109,7 @@ class MpiExec:
         program = self._find()
         if program is None:
             raise FileNotFoundError(self.why_not())
+        program = in_tree(program, slots.tree)
         named = {name.partition(".")[0]: name for name in self._hosts}
         hosts = {named.get(host.partition(".")[0], host): count for host, count in places.items()}
         here = not self._hosts and set(places) == {os.uname().nodename}
@@ -144,6 +152,19 @@ class MpiExec:
             return shutil.which(self._program)
         beside = Path(sys.executable).parent / "mpiexec"
         return str(beside) if os.access(beside, os.X_OK) else shutil.which("mpiexec")
+
+
+def is_beside(program: str) -> bool:
+    """Whether an mpiexec is of the environment that runs this program, and so in what was packed of it."""
+    return os.path.dirname(program) == os.path.dirname(sys.executable)
+
+
+def in_tree(program: str, tree: str) -> str:
+    """Return the mpiexec to take where all hosts have an environment at one place: its own, if `program` is of that
+    environment too and the client's host has the copy. From there, it and its proxies ask no shared file system."""
+    copy = f"{tree}/bin/{os.path.basename(program)}"
+    serves = tree and is_beside(program) and os.access(copy, os.X_OK) and flavour_of(copy) == flavour_of(program)
+    return copy if serves else program
 
 
 def would_wait(environ: Mapping[str, str], above: Origin) -> str | None:

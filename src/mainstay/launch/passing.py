@@ -14,14 +14,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
 from mainstay.launch import LIBRARIES, Launched
 from mainstay.launch.process import RANK_VARIABLES, Process
+from mainstay.stage.bootstrap import UNPACKED
 
 if TYPE_CHECKING:
     from mainstay.stage.bootstrap import Bootstrap
@@ -33,6 +36,7 @@ BATCH = ("SLURM_JOB_ID", "SLURM_JOBID", "LSB_JOBID", "PE_HOSTFILE", "LOADL_STEP_
 # ssh asks nobody for anything, and leaves no process that would hold its output open.
 QUIET = ["-x", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ControlMaster=no"]
 SENT, THERE = "mainstay-sent", "mainstay-there"
+TOLD = re.compile(r"\bmainstay-tree (\S+) (\S+) (\S+)")
 # Keeps its input, if that is whole, unless the host has the environment already. In one line, for any user's shell.
 RECEIVE = "; ".join(
     [
@@ -75,15 +79,24 @@ class Passing:
         stage: the environment.
         hosts: by name; this program's own may be among them.
         shell: see `remote_shell`.
-        begin: starts the agents, given where copies are on the hosts.
+        begin: starts the agents, given where copies are on the hosts, and where these have all unpacked it (empty: not
+            at one place, or not yet).
+        unpack: whether all are to unpack it, this program's host included, before agents are started.
 
-    unsent: the hosts that have got none, and why.
+    unsent: the hosts that have got none, and why.  unpacked: what hosts said that did so before, as agents would.
     """
 
     def __init__(
-        self, stage: Bootstrap, hosts: Sequence[str], shell: Sequence[str], begin: Callable[[str], Launched]
+        self,
+        stage: Bootstrap,
+        hosts: Sequence[str],
+        shell: Sequence[str],
+        begin: Callable[[str, str], Launched],
+        unpack: bool = False,
     ) -> None:
         self._stage, self._hosts, self._shell, self._begin = stage, list(hosts), list(shell), begin
+        self._unpacks = unpack
+        self._extra = [os.uname().nodename] if unpack and not any(map(is_here, hosts)) else []
         bases = places(os.environ)
         base = "/tmp" if "/tmp" in bases else bases[0]  # noqa: S108  the directory below is its owner's alone
         name = f"sent-{stage.manifest.digest[:16]}-{os.urandom(4).hex()}"
@@ -91,6 +104,7 @@ class Passing:
         words = [self._place, str(stage.size), stage.manifest.digest, *bases]
         self._receive = shlex.join(["/bin/sh", "-c", RECEIVE, "mainstay", *words])
         self.unsent: dict[str, str] = {}
+        self.unpacked: list[dict[str, Any]] = []
         self._from_each_other = True  # as long as that is not known to fail
         self._running: set[Launched] = set()
         self._ended = False
@@ -103,12 +117,13 @@ class Passing:
         """Send, start the agents, and block until these have ended; return why."""
         try:
             with open(self._stage.path, "rb") as file:
-                self._spread(file.fileno(), "", self._hosts)
+                self._spread(file.fileno(), "", [*self._extra, *self._hosts])
         except OSError as error:
             self.unsent = dict.fromkeys(self._hosts, str(error))
+        tree = self._unpack() if self._unpacks and not self.unsent else ""
         if self._ended:
             return "was ended before it began"
-        agents = self._begin(self._place)
+        agents = self._begin(self._place, tree)
         with self._held(agents):
             return agents.wait()
 
@@ -134,7 +149,7 @@ class Passing:
         if not hosts or self._ended:
             return
         first, *others = hosts
-        next_source = first if self._give(file, source, first) else source
+        next_source = first if self._give(file, source, first) and not is_here(first) else source
         half = len(others) // 2
         beside = threading.Thread(target=self._spread, args=(file, next_source, others[:half]), daemon=True)
         beside.start()
@@ -154,9 +169,26 @@ class Passing:
             self.unsent[host] = said
         return SENT in said
 
+    def _unpack(self) -> str:
+        """Have all hosts unpack what they were sent; return where, if that is one place on all of them."""
+        command = shlex.join([*self._variables(), *self._stage.command(["/bin/false"], self._place, UNPACKED)])
+        hosts = [*self._extra, *self._hosts]
+        with ThreadPoolExecutor(len(hosts)) as threads:
+            said = list(threads.map(lambda host: TOLD.search(self._run(self._reaching(host, command))), hosts))
+        told = [found for found in said[len(self._extra) :] if found]
+        self.unpacked = [{"took": float(found[2]), "sent": found[3] == "yes"} for found in told if float(found[2])]
+        trees = {found[1] if found else "" for found in said}
+        return trees.pop() if len(trees) == 1 else ""
+
+    @staticmethod
+    def _variables() -> list[str]:
+        """Return the words that set what a launcher would hand on of this program's environment."""
+        names = ("MAINSTAY_STAGE_DIR", "MAINSTAY_STAGE_DAYS", "TMPDIR")
+        return ["/usr/bin/env", *(f"{name}={os.environ[name]}" for name in names if name in os.environ)]
+
     def _reaching(self, host: str, command: str) -> list[str]:
         """Return what runs a command on a host; to be run where this program is, or, for another host, anywhere."""
-        return ["/bin/sh", "-c", command] if is_here(host) else [*self._shell, host, command]
+        return ["/bin/sh", "-c", f"exec {command}"] if is_here(host) else [*self._shell, host, command]
 
     def _run(self, argv: list[str], file: int | None = None) -> str:
         """Run a command, with all of a file as its input; return how it ended and what it printed."""
@@ -194,4 +226,5 @@ def is_served(said: str) -> bool:
 def places(environ: Mapping[str, str]) -> list[str]:
     """Return the directories in which nodes look for room for environments, see `stage/node.sh`."""
     told = environ.get("MAINSTAY_STAGE_DIR")
-    return [told] if told else [*filter(None, [environ.get("TMPDIR")]), "/tmp", "/dev/shm"]  # noqa: S108
+    bases = [told] if told else [environ.get("TMPDIR", ""), "/tmp", "/dev/shm"]  # noqa: S108
+    return [base for base in bases if base.startswith("/")] or ["/tmp"]  # noqa: S108

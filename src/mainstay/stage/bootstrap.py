@@ -15,13 +15,18 @@ from mainstay.stage.head import Manifest
 
 # In the tree's Python: only what is in the tree is on the path, also where a distribution's Python adds its own, or has
 # packages elsewhere. Told to look, it does no more than import.
-AGENT = """\
+HERE = """\
 import os, site, sys
 root = os.path.join(sys.prefix, sys.platlibdir, "python%d.%d" % sys.version_info[:2], "site-packages")
 root in sys.path or site.addsitedir(root)
 sys.path[:] = [path for path in sys.path if path.startswith(sys.prefix + "/")]
 import mainstay.node.__main__ as node
-sys.exit(sys.argv[1:] != ["look"] and node.main())
+sys.argv[1:] == ["look"] and sys.exit()
+"""
+AGENT = f"{HERE}sys.exit(node.main())"
+# Where there is to be no agent yet, tells what one would be told.
+UNPACKED = f"""{HERE}\
+print("mainstay-tree", *(os.environ["MAINSTAY_STAGE_" + name] or "-" for name in ("TREE", "TOOK", "SENT")))
 """
 
 
@@ -61,16 +66,17 @@ class Bootstrap(NamedTuple):
             return "read once per node"
         return f"read once and sent to {'the' if sent == of else f'{sent} of {of}'} nodes"
 
-    def command(self, shared: Sequence[str], sent: str = "") -> list[str]:
+    def command(self, shared: Sequence[str], sent: str = "", code: str = AGENT) -> list[str]:
         """Return the command that starts an agent.
 
         Args:
             shared: the command that starts it from the shared file system, for nodes where this cannot be done.
             sent: the path of a copy that was brought to the node, which is used and removed; empty: there is none.
+            code: what the environment's Python runs.
         """
         held = self.manifest
         size = held.stamp if self.program == "squashfs" else held.size
-        words = [self.path, sent, self.start, held.digest, held.files, size, held.room, self.program, AGENT]
+        words = [self.path, sent, self.start, held.digest, held.files, size, held.room, self.program, code]
         shell = ["/bin/sh", "-c", APART] if self.program == "squashfs" else ["/bin/sh", "-c"]
         return [*shell, script(), "mainstay-stage", *map(str, words), *shared]
 
