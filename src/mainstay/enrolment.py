@@ -88,7 +88,9 @@ class Namespace:
     def slots(self) -> Lenders:
         """Return what its launcher is to start as each rank."""
         commands = {agent.host: agent.slot for agent in self.agents}
-        return Lenders(self.door, commands, staged=all(agent.is_staged for agent in self.agents))
+        trees = {agent.tree for agent in self.agents}
+        staged = all(agent.is_staged for agent in self.agents)
+        return Lenders(self.door, commands, staged, trees.pop() if len(trees) == 1 else "")
 
     def end(self) -> None:
         self._over = True

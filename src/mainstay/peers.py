@@ -40,6 +40,12 @@ class AgentState:
         return self.stage is not None and not self.stage["why"]
 
     @property
+    def tree(self) -> str:
+        """Where that copy is, if it stays when the agent has ended; else empty."""
+        tree: str = (self.stage or {}).get("tree", "")
+        return tree
+
+    @property
     def stands(self) -> bool:
         """Whether all of its workers do."""
         return all(worker.pid for worker in self.workers.values())

@@ -171,6 +171,35 @@ def test_a_directory_of_another_is_not_written_to(lay, tmp_path):
     assert os.listdir(tmp_path / "other") == []
 
 
+# In place of Python: says what would be asked of it.
+TELLS = """\
+#!/bin/sh
+case $* in *look) exit ;; esac
+echo "Welcome"; echo "mainstay-tree $MAINSTAY_STAGE_TREE $MAINSTAY_STAGE_TOOK ${MAINSTAY_STAGE_SENT:--}"
+"""
+
+
+@pytest.mark.parametrize("room", [1_000_000, 1 << 60])
+def test_hosts_may_be_told_to_unpack_before_agents_are_started(lay, tmp_path, monkeypatch, room):
+    hosts = lay("a", "b")
+    disk = tmp_path / "disk"  # one for all
+    disk.mkdir()
+    monkeypatch.setenv("MAINSTAY_STAGE_DIR", str(disk))
+    monkeypatch.setattr(passing, "places", lambda environ: [str(disk)])
+    stage = stagework.archive(tmp_path / "whole.tar.gz", TELLS, room=room)
+    begun: list[str] = []
+    one = Passing(stage, hosts.names, [str(tmp_path / "shell")], lambda *told: begun.extend(told) or Begun(*told), True)
+    one.wait()
+    _, tree = begun
+    if room == 1_000_000:
+        assert tree == str(disk / f"mainstay-stage-{os.getuid()}" / stage.manifest.digest)
+        assert os.path.exists(f"{tree}/lib/data")
+        assert len(one.unpacked) <= 1  # by which of the hosts, or by our own, is chance
+    else:
+        assert (tree, one.unpacked) == ("", [])
+    assert not [name for name in os.listdir(disk / f"mainstay-stage-{os.getuid()}") if name.startswith("sent-")]
+
+
 @pytest.fixture
 def late(lay, tmp_path):
     """A host that does not answer, and the pipe that is read there."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
+import sys
 
 import pytest
 
 from mainstay.launch import find, lsf, pbs
 from mainstay.launch.hosted import reached_by
-from mainstay.launch.mpiexec import emptied, hydra_slots_argv, openmpi_argv, openmpi_slots_argv
+from mainstay.launch.mpiexec import emptied, hold, hydra_slots_argv, in_tree, openmpi_argv, openmpi_slots_argv
 from mainstay.launch.passing import QUIET, remote_shell
 from mainstay.launch.ranks import slots_argv
 from mainstay.launch.slots import Lenders
@@ -140,6 +142,8 @@ def test_a_slot_enters_the_name_space_of_its_agents_image():
     agent = Standing(tree="/disk/image", enter="/usr/bin/nsenter")
     assert agent.told()["slot"] == ["/usr/bin/nsenter", f"--mount=/proc/{os.getpid()}/ns/mnt", *COMMAND]
     assert Standing(tree="/tmp/tree").told()["slot"] == [*COMMAND]
+    assert Standing(tree="/tmp/tree").told()["tree"] == "/tmp/tree"
+    assert Standing(tree="/proc").told()["tree"] == ""  # which is mounted
 
 
 @pytest.mark.parametrize(
@@ -168,3 +172,24 @@ def test_the_shell_is_the_one_that_the_launcher_takes(monkeypatch, flavour, envi
 def test_where_there_is_no_shell_nothing_is_passed_on(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     assert remote_shell("hydra", {}) == remote_shell("openmpi", {}) == []
+
+
+def test_an_mpiexec_of_the_environment_is_taken_from_its_copy(tmp_path, monkeypatch):
+    ours, tree = tmp_path / "env" / "bin", tmp_path / "tree"
+    for place in (ours, tree / "bin"):
+        place.mkdir(parents=True)
+        (place / "mpiexec").write_text("#!/bin/sh\necho HYDRA\n")
+        (place / "mpiexec").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(ours / "python"))
+    program, copy = str(ours / "mpiexec"), str(tree / "bin" / "mpiexec")
+    assert in_tree(program, "") == program
+    assert in_tree(program, str(tree)) == program  # it cannot be kept from being removed
+    hold.cache_clear()
+    (tmp_path / "tree.lock").touch()
+    assert in_tree(program, str(tree)) == copy
+    assert in_tree("/usr/bin/mpiexec", str(tree)) == "/usr/bin/mpiexec"
+    with (tmp_path / "tree.lock").open() as other, pytest.raises(BlockingIOError):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.unlink(copy)
+    assert in_tree(program, str(tree)) == program
+    hold.cache_clear()

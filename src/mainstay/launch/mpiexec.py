@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import os
 import shutil
@@ -9,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from mainstay.launch import LIBRARIES, Invitation, Launched
 from mainstay.launch.passing import Passing, remote_shell
@@ -161,10 +162,21 @@ def is_beside(program: str) -> bool:
 
 def in_tree(program: str, tree: str) -> str:
     """Return the mpiexec to take where all hosts have an environment at one place: its own, if `program` is of that
-    environment too and the client's host has the copy. From there, it and its proxies ask no shared file system."""
+    environment too and this host has the copy. From there, it and its proxies ask no shared file system."""
     copy = f"{tree}/bin/{os.path.basename(program)}"
     serves = tree and is_beside(program) and os.access(copy, os.X_OK) and flavour_of(copy) == flavour_of(program)
-    return copy if serves else program
+    return copy if serves and hold(tree) else program
+
+
+@functools.cache
+def hold(tree: str) -> IO[bytes] | None:
+    """Keep others from removing a copy as long as this program runs, see `stage/node.sh`; None where they do so now."""
+    try:
+        lock = open(f"{tree}.lock", "rb")  # noqa: SIM115  it is to stay open
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return None
+    return lock
 
 
 def would_wait(environ: Mapping[str, str], above: Origin) -> str | None:

@@ -46,9 +46,9 @@ RECEIVE = "; ".join(
         "home=${place%/*}",
         'mkdir -m 700 "$home" 2>/dev/null',
         '[ -d "$home" ] && [ ! -L "$home" ] && [ -O "$home" ] || { echo "$home is not ours" >&2; exit 1; }',
-        'cat >"$place.part" && [ "$(wc -c <"$place.part")" -eq "$size" ] && mv "$place.part" "$place" && '
-        f"echo {SENT} && exit",
-        'rm -f "$place.part"',
+        "part=$place.$$",
+        f'cat >"$part" && [ "$(wc -c <"$part")" -eq "$size" ] && mv "$part" "$place" && echo {SENT} && exit',
+        'rm -f "$part"',
         "exit 1",
     ]
 )

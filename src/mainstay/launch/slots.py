@@ -7,7 +7,6 @@ line for all its hosts; where copies lie in different places, a shell looks whic
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -29,12 +28,14 @@ exit 0
 class Lenders(NamedTuple):
     """The slots of one namespace: the name of the door at their agents, and what runs them on each host.
 
-    `staged` says whether all of these run from their hosts' own copies of the environment.
+    `staged` says whether all of these run from their hosts' own copies of the environment, and `tree` where these are,
+    if they are at one place on all hosts.
     """
 
     door: str
     commands: Mapping[str, Sequence[str]]
     staged: bool = False
+    tree: str = ""
 
     def command(self) -> list[str]:
         """Return the command of a slot, whichever host it is on."""
@@ -43,13 +44,6 @@ class Lenders(NamedTuple):
             return [*first, self.door]
         words = (word for host, command in self.commands.items() for word in (host, shlex.join(command)))
         return ["/bin/sh", "-c", BY_HOST, self.door, *words]
-
-    @property
-    def tree(self) -> str:
-        """Where the copies of the environment are, if they are at one place on all hosts; else empty."""
-        first, *others = (command[0] for command in self.commands.values())
-        python = first if self.staged and all(other == first for other in others) else ""
-        return os.path.dirname(os.path.dirname(python))
 
     @property
     def hidden(self) -> tuple[str, ...]:

@@ -48,6 +48,7 @@ class Standing(NamedTuple):
             "why": self.why,
             "imports": self._from_elsewhere(),
             "slot": self._slot(),
+            "tree": "" if os.path.ismount(self.tree) else self.tree,  # an image ends with this process
         }
 
     def _slot(self) -> list[str]:
