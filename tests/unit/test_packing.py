@@ -153,6 +153,7 @@ def test_how_a_pool_tells_of_it():
 def test_how_nodes_come_to_it():
     archive, image = (Bootstrap("/env", MANIFEST, 0, program, 1) for program in ("zstd", "squashfs"))
     assert archive.way(0, 3) == "read once per node"
+    assert archive.way(1, 1) == "read once per node"
     assert archive.way(2, 3) == "read once and sent to 2 of 3 nodes"
     assert archive.way(3, 3) == "read once and sent to the nodes"
     assert image.way(0, 3) == "mounted on each node"

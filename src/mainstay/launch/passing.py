@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from mainstay.stage.bootstrap import Bootstrap
 
 PATIENCE = 20.0  # seconds for a host to answer, and
+AT_ONCE = 64  # remote shells
 SLOWEST = 4_000_000  # bytes a second from there on; one that takes longer reads the file itself
 # Batch systems by whose own programs, and not by ssh, launchers reach hosts where nobody tells them otherwise.
 BATCH = ("SLURM_JOB_ID", "SLURM_JOBID", "LSB_JOBID", "PE_HOSTFILE", "LOADL_STEP_ID")
@@ -106,6 +107,7 @@ class Passing:
         self.unsent: dict[str, str] = {}
         self.unpacked: list[dict[str, Any]] = []
         self._from_each_other = True  # as long as that is not known to fail
+        self._turns = threading.BoundedSemaphore(AT_ONCE)
         self._running: set[Launched] = set()
         self._ended = False
 
@@ -173,7 +175,7 @@ class Passing:
         """Have all hosts unpack what they were sent; return where, if that is one place on all of them."""
         command = shlex.join([*self._variables(), *self._stage.command(["/bin/false"], self._place, UNPACKED)])
         hosts = [*self._extra, *self._hosts]
-        with ThreadPoolExecutor(len(hosts)) as threads:
+        with ThreadPoolExecutor(min(len(hosts), AT_ONCE)) as threads:
             said = list(threads.map(lambda host: TOLD.search(self._run(self._reaching(host, command))), hosts))
         told = [found for found in said[len(self._extra) :] if found]
         self.unpacked = [{"took": float(found[2]), "sent": found[3] == "yes"} for found in told if float(found[2])]
@@ -194,11 +196,12 @@ class Passing:
         """Run a command, with all of a file as its input; return how it ended and what it printed."""
         hidden = (*RANK_VARIABLES, LIBRARIES)
         try:
-            process = Process(argv, {}, tethered=True, hidden=hidden, directory="/", fed=file is not None)
-            with self._held(process), self._patience(process):
-                if file is not None:
-                    process.feed(file, self._stage.size)
-                return process.wait()
+            with self._turns:
+                process = Process(argv, {}, tethered=True, hidden=hidden, directory="/", fed=file is not None)
+                with self._held(process), self._patience(process):
+                    if file is not None:
+                        process.feed(file, self._stage.size)
+                    return process.wait()
         except OSError as error:
             return str(error)
 

@@ -62,7 +62,7 @@ class Bootstrap(NamedTuple):
         """Return how nodes come to it, for people; `of` nodes have unpacked it, and `sent` of them a copy."""
         if not self.travels:
             return "mounted on each node"
-        if not sent:
+        if not sent or of == 1:
             return "read once per node"
         return f"read once and sent to {'the' if sent == of else f'{sent} of {of}'} nodes"
 
