@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import ctypes
 import json
 import os
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 import mainstay
@@ -229,7 +231,7 @@ from mainstay.tune import Build, Variant
 
 build = Build(["cc", "-O{opt}", "k.c", "-o", "k"], "k", {"k.c": "int main(void) { return @code@; }"})
 run = ["{artifact}"]
-variants = [Variant(opt=opt, code=code) for opt in (0, 1) for code in (0, 1)]
+variants = [Variant(opt=opt, code=code) for opt in (0, 1) for code in (0, 1)] + [Variant(opt=0, code="two words=wrong")]
 baseline = Variant(opt=0, code=0)
 options = {"rounds": (6, 7), "repeats": 1, "warmups": 0}
 """
@@ -242,7 +244,10 @@ def test_the_command_measures_what_a_file_tells_and_reports_it_from_the_journal(
 
     def tune(*words):
         command = [sys.executable, "-c", MAIN, "tune", *map(str, words)]
-        return subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=100)
+        environ = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache of mine")}
+        return subprocess.run(
+            command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=100, env=environ
+        )
 
     done = tune(file, "--launcher", "local", "--workers", 2, "--csv", "rows.csv", "--plot", "rows.png")
     assert done.returncode == 0, done.stderr
@@ -251,10 +256,18 @@ def test_the_command_measures_what_a_file_tells_and_reports_it_from_the_journal(
     reported = tune("report", "kernels.db")
     assert reported.stdout == done.stdout
     rows = json.loads(tune("report", "kernels.db", "--json").stdout)
-    assert sorted((row["code"], row["status"] == "error") for row in rows) == [(0, False)] * 2 + [(1, True)] * 2
-    assert len((tmp_path / "rows.csv").read_text().splitlines()) >= 5
+    failed = [(row["code"], row["opt"], row["status"]) for row in rows if "error" in row["status"]]
+    assert sorted(failed, key=str) == [("two words=wrong", 0, "build error"), (1, 0, "error"), (1, 1, "error")]
+    assert sum(row["status"] in ("ok", "unstable") for row in rows) == 2
+    with (tmp_path / "rows.csv").open() as file:
+        for row in (row for row in csv.DictReader(file) if row["command"]):  # it repeats what happened, after the run
+            again = subprocess.run(row["command"], shell=True, capture_output=True, text=True, check=False, cwd="/")
+            assert again.returncode
+            assert again.stderr.strip() == row["message"].strip()
+            assert "wrong" in again.stderr
+            assert row["command"] in [one["command"] for one in rows]
     assert (tmp_path / "rows.png").read_bytes().startswith(b"\x89PNG")
-    assert [len(table) for table in tables(tmp_path / "kernels.db")] == [4]
+    assert [len(table) for table in tables(tmp_path / "kernels.db")] == [5]
     for words, told in [
         (["nothing.py"], "'nothing.py' is no Python file"),
         (["report", "nothing.db"], "nothing.db"),
@@ -269,3 +282,30 @@ def test_a_serial_pool_tunes_too():
     with Executor(launcher="serial") as executor:
         table = Tuner(executor, lambda variant: 1.0 + variant.a, **FEW).measure([Variant(a=1), Variant(a=2)])
         assert table.best.variant == Variant(a=1)
+
+
+def test_a_build_that_used_more_than_words_is_repeated_with_it_and_one_that_overran_leaves_nothing(pool, tmp_path):
+    mark = str(tmp_path / "pid")
+
+    def build(variant, directory):
+        (directory / "empty").mkdir()
+        if variant.how == "env":
+            call(["sh", "-c", 'echo "$GREETING" $(ulimit -v) >&2; exit 3'], directory / "empty",
+                 env={"GREETING": "it's me"}, memory=1 << 30)  # fmt: skip
+        if variant.how == "subprocess":
+            subprocess.run("echo plain words >&2; exit 4", shell=True, check=True, cwd=directory, capture_output=True)
+        call(["sh", "-c", f"sleep 600 & echo $! > {mark}; wait"], timeout=0.2)
+
+    table = Tuner(pool, print, build=build, artifacts=tmp_path / "a b", **FEW).measure(
+        [Variant(how=how) for how in ("env", "subprocess", "overrun")]
+    )
+    rows = {row.variant.how: row for row in table}
+    assert {how: row.status for how, row in rows.items()} == {
+        "env": "build error", "subprocess": "build error", "overrun": "timeout",
+    }  # fmt: skip
+    for how, code, said in (("env", 3, f"it's me {(1 << 30) // 1024}"), ("subprocess", 4, "plain words")):
+        assert said in rows[how].message
+        again = subprocess.run(rows[how].command, shell=True, capture_output=True, text=True, check=False)
+        assert (again.returncode, again.stderr.strip()) == (code, said)
+    assert "timeout of 0.2 s" in rows["overrun"].message
+    wait_until(lambda: not psutil.pid_exists(int(Path(mark).read_text())))

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mainstay.node.scratch import scratch
-from mainstay.tune.programs import CommandFailed, call, is_short_of_memory
+from mainstay.tune.programs import Command, CommandFailed, CommandOverran, call, is_short_of_memory
 from mainstay.tune.variants import Variant
 
 OK, ERROR, NO_MEMORY, TIMEOUT = "ok", "build error", "out of memory", "timeout"
 File = tuple[str, int, bytes]  # its path in the directory, its mode, its content
+HERE = "{directory}"  # stands for a build's directory, wherever its files lie
 
 
 class Inside(NamedTuple):
@@ -32,20 +33,22 @@ class Inside(NamedTuple):
 class Built(NamedTuple):
     """What came of a build. `value` is what it returned, its paths as `Inside`.
 
-    `files` are those that it returned; of a build that failed, all that it left. `command` (with what it was run in as
-    "{directory}"), `code` and `stderr` are of the program that failed; `host` and `seconds` where, and how long;
-    `digest` what it is known by: its content.
+    `files` are those that it returned; of a build that failed, all that it left. `command` (with `HERE` for what it was
+    run in), `code` and `stderr` are of the program that failed; `host` and `seconds` where, and how long; `digest` what
+    it is known by: its content. `variant` and `kind` tell a report what was built, and for which kind of node.
     """
 
     status: str
     value: Any = None
     files: tuple[File, ...] = ()
-    command: str = ""
+    command: Command | None = None
     code: int | None = None
     stderr: str = ""
     host: str = ""
     seconds: float = 0.0
     digest: str = ""
+    variant: Variant | None = None
+    kind: str = ""
 
 
 class Build:
@@ -144,15 +147,27 @@ def build(make: Callable[..., Any], variant: Variant, more: Callable[[], tuple[A
 
 def _failed(error: Exception, directory: Path) -> Built:
     left = tuple(_read(directory, [str(path) for path in sorted(directory.rglob("*")) if path.is_file()]))
-    if isinstance(error, CommandFailed):
-        status = NO_MEMORY if is_short_of_memory(error) else ERROR
-        where = error.directory.replace(str(directory), "{directory}")
-        command = f"cd {where} && {shlex.join(error.argv).replace(str(directory), '{directory}')}"
-        return Built(status, None, left, command, error.code, error.stderr)
-    if isinstance(error, subprocess.TimeoutExpired):
-        return Built(TIMEOUT, None, left, f"cd {{directory}} && {shlex.join(error.cmd)}", None, str(error))
     status = NO_MEMORY if is_short_of_memory(error) else ERROR
+    if isinstance(error, CommandFailed):
+        return Built(status, None, left, error.command.moved(str(directory), HERE), error.code, error.stderr)
+    if isinstance(error, CommandOverran):
+        return Built(TIMEOUT, None, left, error.command.moved(str(directory), HERE), None, str(error))
+    if isinstance(error, (subprocess.CalledProcessError, subprocess.TimeoutExpired)):
+        return _failed_by_itself(error, directory, left)
     return Built(status, None, left, stderr="".join(traceback.format_exception(error)[-3:]))
+
+
+def _failed_by_itself(
+    error: subprocess.CalledProcessError | subprocess.TimeoutExpired, directory: Path, left: tuple[File, ...]
+) -> Built:
+    """The function ran a program by `subprocess`, which does not say where: in the build's directory, as is usual."""
+    argv = ("sh", "-c", error.cmd) if isinstance(error.cmd, str) else tuple(map(os.fspath, error.cmd))
+    command = Command(argv, str(directory)).moved(str(directory), HERE)
+    if isinstance(error, subprocess.TimeoutExpired):
+        return Built(TIMEOUT, None, left, command, None, str(error))
+    said = error.stderr.decode(errors="replace") if isinstance(error.stderr, bytes) else error.stderr or ""
+    status = NO_MEMORY if is_short_of_memory(CommandFailed(command, error.returncode, said)) else ERROR
+    return Built(status, None, left, command, error.returncode, f"{error}\n{said}".strip())
 
 
 def _named(value: Any, directory: Path) -> list[str]:

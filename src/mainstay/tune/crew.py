@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from mainstay.executor import Executor
 
 T = TypeVar("T")
-VERSION = "1"  # of what the nodes do: another one measures anew
+VERSION = "2"  # of what the nodes do: another one measures anew
 
 
 class Node(NamedTuple):
@@ -60,7 +60,7 @@ class Crew:
     """Sends builds and visits to nodes, and calls back with what came of them, in the thread that is in `run`."""
 
     def __init__(self, executor: Executor, stages: Stages, rules: Rules, asks: Asks, artifacts: Artifacts) -> None:
-        self._executor, self._rules, self._asks, self._artifacts = executor, rules, asks, artifacts
+        self._executor, self._rules, self._asks, self.artifacts = executor, rules, asks, artifacts
         self.keeper: Keeper | None = executor._keeper  # of the journal
         words = _words(stages, asks.ship) if self.keeper else {}
         self.token = _hash(*words.values()) if words else uuid4().hex
@@ -71,8 +71,8 @@ class Crew:
         self._builds: dict[str, list[Callable[[Built], None]]] = {}
         self._built: dict[str, Built] = {}
 
-        def built(variant: Variant) -> Built:
-            return visiting.built(stages, variant)
+        def built(variant: Variant, kind: str) -> Built:
+            return visiting.built(stages, variant, kind)
 
         def visited(order: Order) -> Visit:
             return visiting.visit(stages, order)
@@ -117,10 +117,11 @@ class Crew:
             options |= {"cores": None if tries == 1 else 1, "nodes": [node.host for node in nodes]}
         if self.keeper:
             options["key"] = f"{key}/{tries}"
-        future = self._executor.options(**options).submit(self._build_there, variant)
+        future = self._executor.options(**options).submit(self._build_there, variant, kind)
 
         def done(future: Future[Built]) -> None:
-            built = _built_of(future)
+            built = _built_of(future)._replace(variant=variant, kind=kind)
+            self._note_failure(future, built, options)
             if built.status == NO_MEMORY and tries > 1:
                 self._submit_build(key, variant, kind, nodes, tries - 1)
                 return
@@ -147,28 +148,27 @@ class Crew:
         if about.variant == CALIBRATION:
             future = self._executor.options(**options).submit(visiting.calibrated, about, rules.repeats)
         else:
-            files = self._artifacts.place(built)
+            files = self.artifacts.place(built)
             options |= {"timeout": asks.run_timeout, "stage_in": [*asks.ship, *([files] if files else [])]}
             order = Order(files, built.value, rules.repeats, rules.warmups, about.round == 0, asks.counters, about)
             future = self._executor.options(**options).submit(self._visit_there, order)
 
         def done(future: Future[Visit]) -> None:
             visit = _visit_of(future, about)
-            if self.keeper and future.exception() is not None:  # what killed its worker left no visit for a report
-                options["key"] += "/failed"
-                self._executor.options(key=options["key"], label=options["label"]).submit(noted, visit)
+            self._note_failure(future, visit, options)
             then(visit)
 
         self._then(future, done)
+
+    def _note_failure(self, future: Future[Any], what: Built | Visit, options: dict[str, Any]) -> None:
+        """What killed its worker left nothing in the journal that a report could be made from: put it there."""
+        if self.keeper and future.exception() is not None:
+            self._executor.options(key=f"{options['key']}/failed", label=options["label"]).submit(noted, what)
 
     def _visit_key(self, about: About, built: Built) -> str:
         how = repr((self._rules.repeats, self._rules.warmups, self._asks.cores, self._asks.counters))
         where = (about.host, about.kind, about.session, str(about.round))
         return "tune/visit/" + _hash(VERSION, self.token, built.digest, about.variant.key, *where, how)
-
-    def place(self, built: Built) -> str:
-        """Return where on the client the files of a build are, those that a failed one left too."""
-        return self._artifacts.place(built)
 
 
 def noted(what: T) -> T:

@@ -56,7 +56,8 @@ class Tuner:
             CPU model, CPU flags and the versions of tools.
         build_timeout, run_timeout: seconds for a build, and for a visit (its warm-up and samples).
         counters: whether hardware counters are read where the machine allows.
-        artifacts: a directory of the client where built files are kept; None: one that goes with this program.
+        artifacts: a directory of the client where built files are kept; None: one that goes with this program, but for
+            builds that failed, which stay in the user's cache for a month.
         alpha: the p below which variants are told apart.
         seed: of the order of visits, and of random search.
         log: is told lines for people; None: nobody is.
@@ -230,7 +231,7 @@ class Trial:
         row.tools, row.machine = node.tools, tuner.machines[node.host]
         if built.status != OK:
             row.message = built.stderr
-            row.command = built.command.replace("{directory}", tuner.crew.place(built))
+            row.command = tuner.crew.artifacts.command(built)
             return row
         course = self.session.courses[variant.key]
         row.status, row.visits, row.failures = course.status, course.visits, tuple(course.failures)

@@ -93,10 +93,10 @@ class Visit(NamedTuple):
     lasted: float = 0.0
 
 
-def built(stages: Stages, variant: Variant) -> Built:
-    """Build a variant here."""
+def built(stages: Stages, variant: Variant, kind: str) -> Built:
+    """Build a variant here, for this kind of node."""
     assert stages.build is not None
-    return build(stages.build, variant, stages.more)
+    return build(stages.build, variant, stages.more)._replace(variant=variant, kind=kind)
 
 
 def calibrated(about: About, repeats: int) -> Visit:
