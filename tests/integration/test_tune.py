@@ -109,6 +109,29 @@ def test_what_ends_a_worker_is_a_class_too(pool):
     assert "no-such-compiler" in table.rows[0].message
 
 
+def test_what_is_lost_with_its_agent_is_built_and_measured_again(tmp_path):
+    def build(variant, directory):
+        die_once("build", variant)
+        (directory / "made").touch()
+
+    def run(artifact):
+        die_once("run", artifact)
+
+    def die_once(what, about):
+        mark = tmp_path / what
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getppid(), signal.SIGKILL)  # the agent; this worker goes with it
+            signal.pause()
+
+    with Executor(2, launcher="local", journal=tmp_path / "tune.db") as executor:
+        table = Tuner(executor, run, build=build, **FEW).measure([Variant(x=x) for x in range(4)])
+    assert {row.status for row in table} <= {"ok", "unstable"}
+    assert [row.failures for row in table] == [()] * 4
+    assert {path.name for path in tmp_path.iterdir()} >= {"build", "run"}
+    assert [len(table) for table in tables(tmp_path / "tune.db")] == [4]
+
+
 def test_state_that_cannot_be_pickled_is_made_once_a_worker_from_a_file_that_was_shipped(pool, tmp_path):
     source = tmp_path / "count.c"
     source.write_text("static int calls; int count(void) { return ++calls; }")

@@ -17,7 +17,7 @@ from signal import SIGKILL
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from uuid import uuid4
 
-from mainstay.errors import MainstayError, TaskTimeout, WorkerDied
+from mainstay.errors import GangError, MainstayError, TaskTimeout, WorkerDied
 from mainstay.keeping import Keeper
 from mainstay.staging import look
 from mainstay.tune import visiting
@@ -26,13 +26,14 @@ from mainstay.tune.building import ERROR, NO_MEMORY, OK, TIMEOUT, Build, Built
 from mainstay.tune.rules import Rules
 from mainstay.tune.session import CALIBRATION
 from mainstay.tune.variants import Variant
-from mainstay.tune.visiting import CRASH, About, Order, Stages, Visit
+from mainstay.tune.visiting import CRASH, LOST, About, Order, Stages, Visit
 
 if TYPE_CHECKING:
     from mainstay.executor import Executor
 
 T = TypeVar("T")
 VERSION = "2"  # of what the nodes do: another one measures anew
+MOST_LOSSES = 3  # times that a call is sent again since its node was lost under it: it may be what brings nodes down
 
 
 class Node(NamedTuple):
@@ -68,6 +69,7 @@ class Crew:
         self._stages = stages = stages._replace(token=self.token)
         self._events: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._pending = 0
+        self.gone: set[str] = set()  # nodes that were lost and did not come back
         self._builds: dict[str, list[Callable[[Built], None]]] = {}
         self._built: dict[str, Built] = {}
 
@@ -86,10 +88,27 @@ class Crew:
         while self._pending:
             self._events.get()()
             self._pending -= 1
+        self.gone.clear()  # it may be there again when something else is measured
 
-    def _then(self, future: Future[Any], call: Callable[[Future[Any]], None]) -> None:
+    def _send(
+        self, options: dict[str, Any], call: Sequence[Any], then: Callable[[Future[Any]], None], losses: int = 0
+    ) -> None:
+        """Have a call run, and then call back; where its node is lost under it, it runs again as if it never had."""
+        key = {"key": f"{options['key']}/again {losses}"} if losses and self.keeper else {}
+        try:
+            future = self._executor.options(**(options | key)).submit(*call)
+        except ValueError as error:  # the pool has given the node back
+            future = Future()
+            future.set_exception(GangError(str(error)))
+
+        def done(future: Future[Any]) -> None:
+            if is_lost(future.exception()) and losses < MOST_LOSSES:
+                self._send(options, call, then, losses + 1)
+            else:
+                then(future)
+
         self._pending += 1
-        future.add_done_callback(lambda done: self._events.put(lambda: call(done)))
+        future.add_done_callback(lambda future: self._events.put(lambda: done(future)))
 
     # -- builds
 
@@ -113,11 +132,11 @@ class Crew:
         options |= {"stage_in": list(asks.ship), "timeout": asks.build_timeout, "retry_failed": False}
         if tries == 1:  # it wanted more memory than its node had beside others
             options |= {"exclusive": True}
-        if tries == 1 or len(nodes) < len(self._executor.describe().hosts):
-            options |= {"cores": None if tries == 1 else 1, "nodes": [node.host for node in nodes]}
+        hosts = [node.host for node in nodes]
+        if tries == 1 or not set(hosts) >= self._executor.describe().hosts.keys():
+            options |= {"cores": None if tries == 1 else 1, "nodes": hosts}
         if self.keeper:
             options["key"] = f"{key}/{tries}"
-        future = self._executor.options(**options).submit(self._build_there, variant, kind)
 
         def done(future: Future[Built]) -> None:
             built = _built_of(future)._replace(variant=variant, kind=kind)
@@ -129,7 +148,7 @@ class Crew:
             for call in self._builds.pop(key):
                 call(built)
 
-        self._then(future, done)
+        self._send(options, (self._build_there, variant, kind), done)
 
     def _build_key(self, variant: Variant, kind: str, node: Node) -> str:
         build = self._stages.build
@@ -141,28 +160,33 @@ class Crew:
     def visit(self, about: About, built: Built, then: Callable[[Visit], None]) -> None:
         """Visit a variant on a node, in a round of a session; then call back."""
         asks, rules, host = self._asks, self._rules, about.host
+        if host in self.gone:
+            then(Visit(LOST, about, message=f"{host} was lost, and did not come back", host=host))
+            return
         options: dict[str, Any] = {"exclusive": True, "cores": asks.cores, "nodes": host, "worker_retries": 0}
         options |= {"retry_failed": False, "label": f"measure [{about.variant}] on {host}, round {about.round}"}
         if self.keeper:
             options["key"] = self._visit_key(about, built)
         if about.variant == CALIBRATION:
-            future = self._executor.options(**options).submit(visiting.calibrated, about, rules.repeats)
+            call: tuple[Any, ...] = (visiting.calibrated, about, rules.repeats)
         else:
             files = self.artifacts.place(built)
             options |= {"timeout": asks.run_timeout, "stage_in": [*asks.ship, *([files] if files else [])]}
             order = Order(files, built.value, rules.repeats, rules.warmups, about.round == 0, asks.counters, about)
-            future = self._executor.options(**options).submit(self._visit_there, order)
+            call = (self._visit_there, order)
 
         def done(future: Future[Visit]) -> None:
             visit = _visit_of(future, about)
+            if isinstance(future.exception(), GangError):
+                self.gone.add(host)
             self._note_failure(future, visit, options)
             then(visit)
 
-        self._then(future, done)
+        self._send(options, call, done)
 
     def _note_failure(self, future: Future[Any], what: Built | Visit, options: dict[str, Any]) -> None:
         """What killed its worker left nothing in the journal that a report could be made from: put it there."""
-        if self.keeper and future.exception() is not None:
+        if self.keeper and isinstance(future.exception(), (TaskTimeout, WorkerDied)):
             self._executor.options(key=f"{options['key']}/failed", label=options["label"]).submit(noted, what)
 
     def _visit_key(self, about: About, built: Built) -> str:
@@ -183,7 +207,9 @@ def _built_of(future: Future[Built]) -> Built:
     except TaskTimeout as error:
         return Built(TIMEOUT, stderr=str(error))
     except WorkerDied as error:
-        return Built(NO_MEMORY if error.signal == SIGKILL else ERROR, stderr=str(error), host=error.host)
+        return Built(_class_of_death(error, ERROR), stderr=str(error), host=error.host)
+    except GangError as error:
+        return Built(LOST, stderr=str(error))
     except MainstayError:
         raise
     except Exception as error:  # the function could not be unpickled, or its result not pickled
@@ -196,12 +222,24 @@ def _visit_of(future: Future[Visit], about: About) -> Visit:
     except TaskTimeout as error:
         return Visit(TIMEOUT, about, message=str(error), host=about.host)
     except WorkerDied as error:
-        status = NO_MEMORY if error.signal == SIGKILL else CRASH
-        return Visit(status, about, message=str(error), host=about.host)
+        return Visit(_class_of_death(error, CRASH), about, message=str(error), host=about.host)
+    except GangError as error:
+        return Visit(LOST, about, message=str(error), host=about.host)
     except MainstayError:
         raise
     except Exception as error:
         return Visit(visiting.ERROR, about, message=f"{type(error).__name__}: {error}", host=about.host)
+
+
+def is_lost(error: BaseException | None) -> bool:
+    """Whether a call ended since its node did: then nobody was left to see how its worker ended."""
+    return isinstance(error, WorkerDied) and error.signal is None and error.exitcode is None
+
+
+def _class_of_death(error: WorkerDied, otherwise: str) -> str:
+    if is_lost(error):
+        return LOST
+    return NO_MEMORY if error.signal == SIGKILL else otherwise
 
 
 def _hash(*words: str) -> str:

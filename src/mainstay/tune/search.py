@@ -15,7 +15,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mainstay.tune.building import OK
-from mainstay.tune.crew import noted
+from mainstay.tune.crew import Node, noted
 from mainstay.tune.session import UNSTABLE, Course
 from mainstay.tune.table import Table
 from mainstay.tune.variants import TRIES, Constraint, Space, Variant, draw
@@ -156,14 +156,24 @@ class Search:
         from mainstay.tune.tuner import Trial
 
         baseline = self._baseline = variant if self._baseline is None else self._baseline
-        node = self._nodes[number % len(self._nodes)]
+        node = self._node(number)
         seed = f"{self._tuner.seed}/{number}/{node.host}"
-        trial = Trial(self._tuner, node, seed, baseline, bar, lambda: self._ended(trial))
+        trial = Trial(self._tuner, node, seed, baseline, bar, lambda: self._ended(number, trial))
         self._trials.append(trial)
         trial.begin([baseline, variant] if variant != baseline else [variant])
 
-    def _ended(self, trial: Trial) -> None:
+    def _node(self, number: int) -> Node:
+        """Return the node whose turn it is; another one, where that was lost."""
+        gone = self._tuner.crew.gone
+        standing = [node for node in self._nodes if node.host not in gone] or self._nodes
+        node = self._nodes[number % len(self._nodes)]
+        return node if node in standing else standing[number % len(standing)]
+
+    def _ended(self, number: int, trial: Trial) -> None:
         variant = trial.variants[-1]
+        if trial.node.host in self._tuner.crew.gone and self._node(number) != trial.node:
+            self._begin(number, variant, trial.bar)  # on another node, from the beginning
+            return
         ratio = ratio_of(trial.session.courses.get(variant.key), trial.session.courses.get(trial.variants[0].key))
         self._best = min(self._best, ratio)
         self._strategy.tell(variant, ratio)

@@ -16,7 +16,7 @@ from mainstay.tune.machine import Machine
 from mainstay.tune.session import SLOWER, UNSTABLE, Course, seconds_of
 from mainstay.tune.statistics import FEWEST, Comparison, Interval, compare
 from mainstay.tune.variants import Variant
-from mainstay.tune.visiting import Visit
+from mainstay.tune.visiting import LOST, Visit
 
 NOISY = 0.05  # spread or drift of the calibration kernel, as a part of its median, above which a node is noisy
 MEASURED = (OK, UNSTABLE, SLOWER)  # classes of rows that have samples
@@ -29,8 +29,8 @@ class Row:
 
     `session` tells which rows were measured in the same rounds. `status` is "ok", or the class of failure:
     "build error", "crash" (a signal), "timeout", "wrong answer", "out of memory", "error" (an exception or exit code),
-    "unstable" (it has samples, too widely spread), or "slower" (left early). `message` says more of it, and `command`
-    repeats the build that failed.
+    "node lost", "unstable" (it has samples, too widely spread), or "slower" (left early). `message` says more of it,
+    and `command` repeats the build that failed.
     """
 
     variant: Variant
@@ -173,12 +173,16 @@ class Table:
         raise ValueError(f"there are {len(by_kind)} kinds of nodes ({', '.join(by_kind)}); see best_by_kind")
 
     def _best_of(self, rows: Sequence[Row]) -> Best | None:
-        """Return the best of one kind: by ratios to the baseline or, without one, to the fastest of each host."""
+        """Return the best of one kind: by ratios to the baseline or, without one, to the fastest of each host.
+
+        A row whose node was lost says nothing of its variant.
+        """
         least: dict[str, float] = {}
         for row in rows:
             if row.median is not None:
                 least[row.host] = min(row.median, least.get(row.host, row.median))
         scores: dict[Variant, list[float]] = {}
+        rows = [row for row in rows if row.status != LOST]
         for row in rows:
             ratio = self.ratio(row) if self._baselines else row.median and row.median / least[row.host]
             scores.setdefault(row.variant, []).append(ratio if ratio and row.status in (OK, UNSTABLE) else inf)

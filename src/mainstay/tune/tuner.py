@@ -177,7 +177,7 @@ class Trial:
         then: Callable[[], None] | None = None,
     ) -> None:
         self._tuner, self.node, self._seed, self._then = tuner, node, seed, then or (lambda: None)
-        self._baseline, self._bar = baseline, bar
+        self._baseline, self.bar = baseline, bar
         self.session = Session(tuner.rules, seed, baseline, bar)
         self._built: dict[str, Built] = {}
         self.variants: list[Variant] = []
@@ -205,7 +205,7 @@ class Trial:
         tuner, node = self._tuner, self.node
         about = About(
             tuner.crew.token, self._seed, variant, node.host, node.kind, number, variant == self._baseline,
-            tuner.rules, self._bar, node.tools,
+            tuner.rules, self.bar, node.tools,
         )  # fmt: skip
 
         def visited(visit: Visit) -> None:

@@ -23,7 +23,7 @@ from mainstay.tune.programs import CommandFailed, call, is_short_of_memory
 from mainstay.tune.rules import Rules
 from mainstay.tune.variants import Variant
 
-CRASH, WRONG, ERROR = "crash", "wrong answer", "error"
+CRASH, WRONG, ERROR, LOST = "crash", "wrong answer", "error", "node lost"
 _states: dict[str, Any] = {}  # what `setup` made in this process, by tuner
 
 
