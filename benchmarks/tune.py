@@ -76,10 +76,10 @@ from mainstay import Executor
 from mainstay.tune import Tuner, Variant
 
 def build(variant, directory):
-    time.sleep(3)
+    time.sleep({build})
     (directory / "made").write_text(str(variant))
 
-with Executor(launcher="srun", drain=0) as ex:
+with Executor(launcher="srun", drain=0, preload=["mainstay.tune.visiting"]) as ex:
     tuner = Tuner(ex, lambda artifact: 1.0, build=build, rounds=(2, 2), repeats=1, warmups=0)
     began = time.monotonic()
     table = tuner.measure([Variant(x=x) for x in range(48)])
@@ -114,10 +114,13 @@ def overlap() -> None:
 
 
 def sweep() -> None:
+    print(load())
     with cluster_of_three() as cluster:
-        one = job(cluster, SWEEP, "-N1", "--ntasks-per-node=4")["seconds"]
-        three = job(cluster, SWEEP, "-N3", "--ntasks-per-node=4")["seconds"]
-    print(f"48 builds of 3 s, measured on every host: 1 host {one:.1f} s, 3 hosts {three:.1f} s: {one / three:.2f} ×")
+        for build in (1, 3):
+            text = SWEEP.replace("{build}", str(build))
+            one, three = (job(cluster, text, f"-N{n}", "--ntasks-per-node=4")["seconds"] for n in (1, 3))
+            print(f"48 builds of {build} s, measured on every host: 1 host {one:.2f} s,", end=" ")
+            print(f"3 hosts {three:.2f} s: {one / three:.2f} ×; {load()}")
 
 
 # -- on this machine

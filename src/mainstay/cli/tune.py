@@ -26,6 +26,7 @@ It is started again with the same command when it was killed: what was built and
 The exit code is 0; 1 where no variant was measured without failure; 2 for a bad command line or file."""
 NAMES = ("run", "build", "check", "setup", "ship", "baseline")
 NEEDED = ("rich",)
+PRELOAD = ["mainstay.tune.visiting"]  # what each worker would import before its first build
 WIDTH = 120  # characters of a line, where there is no terminal
 
 
@@ -83,8 +84,8 @@ def measure(given: argparse.Namespace) -> Table:
     journal = given.journal or str(Path(given.words[0]).with_suffix(".db"))
     console = Console(stderr=True)
     parts = {name: told[name] for name in NAMES if name in told} | dict(told.get("options", {}))
-    pool = Executor(given.workers, launcher=given.launcher, journal=journal, journal_sync="each")
-    with pool as executor, Shown(console) as shown:
+    how: dict[str, Any] = {"journal": journal, "journal_sync": "each", "preload": PRELOAD}
+    with Executor(given.workers, launcher=given.launcher, **how) as executor, Shown(console) as shown:
         tuner = Tuner(executor, **parts, nodes=given.nodes, log=console.print, progress=shown)
         if "variants" in told:
             return tuner.measure(told["variants"])

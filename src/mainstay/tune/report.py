@@ -13,10 +13,8 @@ from mainstay.keeping import unwrap
 from mainstay.tune.artifacts import command_of
 from mainstay.tune.building import OK, Built
 from mainstay.tune.session import CALIBRATION, Course, Session
-from mainstay.tune.table import Row, Table
+from mainstay.tune.table import UNFINISHED, Row, Table
 from mainstay.tune.visiting import About, Visit
-
-UNFINISHED = "unfinished"
 
 
 class Place(NamedTuple):

@@ -19,7 +19,8 @@ from mainstay.tune.variants import Variant
 from mainstay.tune.visiting import LOST, Visit
 
 NOISY = 0.05  # spread or drift of the calibration kernel, as a part of its median, above which a node is noisy
-MEASURED = (OK, UNSTABLE, SLOWER)  # classes of rows that have samples
+UNFINISHED = "unfinished"  # by a journal: the run goes on, or was killed
+MEASURED = (OK, UNSTABLE, SLOWER, LOST, UNFINISHED)  # classes of rows whose samples are good
 LESS = 0.005  # differences that are not told, as a part, however sure
 
 
@@ -149,6 +150,12 @@ class Table:
         rows = [row for row in self.rows if row.host == host]
         first = next((row for row in rows if row.is_baseline), None)
         return [row for row in rows if row is first or not row.is_baseline]
+
+    @property
+    def began(self) -> float:
+        """When the sweep or search began (s since 1970), by the client's clock; of one in several runs, the first."""
+        visits = [visit for row in self.rows for visit in row.visits.values()]
+        return min((visit.about.began for visit in visits if visit.about is not None), default=0.0)
 
     # -- who is fastest
 

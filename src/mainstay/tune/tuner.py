@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -97,6 +98,7 @@ class Tuner:
         self.rules = Rules(**rules)
         self.rules.check()
         self.executor, self.baseline, self.alpha, self.seed = executor, baseline, alpha, seed
+        self.began = 0.0
         self._done = {"built": 0, "builds": 0, "visits": 0}
         self._progress = progress or (lambda progress: None)
         more = build.programs if isinstance(build, Build) else ()
@@ -117,6 +119,7 @@ class Tuner:
 
     def measure(self, variants: Sequence[Variant]) -> Table:
         """Build variants for each kind of node, and measure all on each node. Returns when all is known."""
+        self.began = time.time()
         wanted = distinct([*([] if self.baseline is None else [self.baseline]), *variants])
         trials = [Trial(self, node, f"{self.seed}/{node.host}", self.baseline) for node in self.nodes]
         for trial in trials:
@@ -141,6 +144,7 @@ class Tuner:
         from mainstay.tune.search import Search
 
         check_space(space)
+        self.began = time.time()
         return Search(self, space, strategy, budget, constraint).run()
 
     def table(self, trials: Sequence[Trial]) -> Table:
@@ -205,7 +209,7 @@ class Trial:
         tuner, node = self._tuner, self.node
         about = About(
             tuner.crew.token, self._seed, variant, node.host, node.kind, number, variant == self._baseline,
-            tuner.rules, self.bar, node.tools,
+            tuner.rules, self.bar, node.tools, tuner.began,
         )  # fmt: skip
 
         def visited(visit: Visit) -> None:

@@ -46,7 +46,10 @@ class Stages(NamedTuple):
 
 
 class About(NamedTuple):
-    """What a record of the journal is about, so that a report can be made from it alone."""
+    """What a record of the journal is about, so that a report can be made from it alone.
+
+    `began` is when the sweep or search did (s since 1970).
+    """
 
     tuner: str
     session: str
@@ -58,6 +61,7 @@ class About(NamedTuple):
     rules: Rules
     bar: float
     tools: tuple[tuple[str, str], ...]
+    began: float
 
 
 class Order(NamedTuple):
