@@ -59,7 +59,7 @@ def _progress(axes: Axes, table: Table, hosts: list[str]) -> None:
         if not line:
             continue
         times, values = zip(*((at - table.began, seconds * 1e3) for at, seconds in line), strict=True)
-        axes.step(times, values, where="post", label=host, marker=".")
+        axes.step(times, values, where="post", label=host)
     axes.set_xlim(left=0)
     axes.set_xlabel("s since the sweep began")
     axes.set_ylabel("best so far (ms)")

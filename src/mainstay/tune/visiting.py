@@ -19,7 +19,7 @@ from mainstay.node.scratch import staged
 from mainstay.tune.building import NO_MEMORY, OK, TIMEOUT, Built, build, placed
 from mainstay.tune.counters import Counters
 from mainstay.tune.machine import calibrate, governor, load
-from mainstay.tune.programs import CommandFailed, call, is_short_of_memory
+from mainstay.tune.programs import CommandFailed, is_short_of_memory, timed
 from mainstay.tune.rules import Rules
 from mainstay.tune.variants import Variant
 
@@ -160,7 +160,7 @@ def _sample(run: Any, artifact: Any, more: tuple[Any, ...], counters: Counters |
     if callable(run):
         said = run(artifact, *more)
     else:
-        call([str(artifact) if word == "{artifact}" else word for word in run])
+        said = timed([str(artifact) if word == "{artifact}" else word for word in run])
     wall = time.perf_counter() - began
     counted = counters.stop() if counters is not None else {}
     metrics = dict(said) if isinstance(said, dict) else {}
