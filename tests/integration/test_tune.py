@@ -219,6 +219,73 @@ def visits(journal: Path) -> int:
     return sum(len(row.visits) for table in tables(journal) for row in table)
 
 
+def test_what_a_run_or_a_build_does_wrong_is_said_in_its_row(pool):
+    def run(variant):
+        if variant.says == "exit":
+            sys.exit("bye")
+        return {"zero": 0.0, "nan": float("nan"), "word": "fast", "none": {"seconds": None}}.get(variant.says, 1.0)
+
+    base = Variant(says="exit")
+    wrong = [Variant(says=says) for says in ("zero", "nan", "word", "none")]
+    table = Tuner(pool, run, baseline=base, **FEW).measure([*wrong, Variant(says="right")])
+    rows = by_variant(table)
+    assert {rows[one].status for one in [base, *wrong]} == {"error"}
+    assert all("run returns seconds > 0" in rows[one].message for one in wrong)
+    assert "bye" in rows[base].message
+    assert table.best.variant == Variant(says="right")  # though there is no baseline to compare it with
+
+    def build(variant, directory):
+        (directory / "made").touch()
+        paths = {"set": {directory / "made"}, "tuple": (str(directory / "made"), 1), "missing": directory / "other"}
+        return paths[variant.how]
+
+    def exists(artifact):
+        return all(Path(path).exists() for path in artifact if path != 1)
+
+    variants = [Variant(how=how) for how in ("set", "tuple", "missing")]
+    rows = by_variant(Tuner(pool, lambda artifact: 1.0, build=build, check=exists, **FEW).measure(variants))
+    assert [rows[one].status for one in variants] == ["ok", "ok", "build error"]
+    assert "made no such file" in rows[variants[2]].message
+    table = Tuner(pool, ["{artifact}"], build=Build(["touch", "one"], "two"), **FEW).measure([Variant(x=1)])
+    assert "made no two, which output= names; there is: one" in table.rows[0].message
+    several = Build(["touch", "one"], ["one"])
+    table = Tuner(pool, ["{artifact}"], build=several, **FEW).measure([Variant(x=1)])
+    assert "an artifact that is one path" in table.rows[0].message
+    table = Tuner(pool, ["sh", "-c", "exit {code}"], **FEW).measure([Variant(code=code) for code in (0, 3)])
+    assert {row.variant.code: row.status == "error" for row in table} == {0: False, 3: True}
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"round": (1, 2)}, "there is no option round; rules are repeats"),
+        ({"rounds": 5}, r"rounds are \(least, most\).*given: 5"),
+        ({"repeats": "3"}, "repeats is an int >= 1; given: '3'"),
+        ({"slower": 1}, "slower is a number > 1; math.inf"),
+        ({"nodes": "3"}, "nodes is how many"),
+        ({"cores": 0}, "cores must be None or an int >= 1"),
+        ({"run_timeout": -1}, "timeout must be None or a number of seconds > 0"),
+        ({"alpha": 2}, "0 < alpha < 1"),
+        ({"ship": "k.so"}, r"ship is a list of paths, as \['k.so'\]"),
+        ({"ship": ["/no such file"]}, "there is no /no such file"),
+        ({"tools": "cc"}, r'as \["cc"\]'),
+        ({"build": ["cc"]}, r"build is a function, a Build\("),
+        ({"check": "yes"}, "check is a function or None"),
+        ({"baseline": {"x": 1}}, "Variant objects"),
+        ({"run": 3}, "run is a function of the artifact, or words"),
+        ({"variants": 3}, "variants are a list"),
+        ({"variants": Variant(x=1)}, "variants are a list"),
+        ({"build": Build(["cc", "-DT={tile}"], "k")}, r"'-DT={tile}' is to name what the variant has, {x}"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_is_measured(pool, given, told):
+    given = {"run": lambda variant: 1.0, "variants": [Variant(x=1)], **given}
+    with pytest.raises((ValueError, TypeError, OSError), match=told):
+        Tuner(pool, given.pop("run"), **{name: given[name] for name in given if name != "variants"}).measure(
+            given["variants"]
+        )
+
+
 def test_search_goes_where_it_is_faster_and_says_what_it_allows(pool):
     def run(variant):
         return 1.0 + abs(variant.a - 5) + (0.5 if variant.b else 0.0)
@@ -228,6 +295,15 @@ def test_search_goes_where_it_is_faster_and_says_what_it_allows(pool):
     table = tuner.search(space, "random", 40)  # more than there are
     assert table.best.variant == Variant(a=5, b=False)
     assert len({row.variant for row in table}) == 20
+    pytest.importorskip("optuna")
+    assert len({row.session for row in tuner.search({"a": range(4)}, "tpe", 9)}) == 4  # none is measured twice
+    for strategy in ("random", "tpe"):
+        with pytest.raises(ValueError, match="no point was found that meets the constraint"):
+            tuner.search(space, strategy, 3, constraint=lambda v: v.a > 99)
+    with pytest.raises(TypeError, match="an object with ask"):
+        tuner.search(space, object(), 3)
+    with pytest.raises(TypeError, match="a space is a mapping"):
+        tuner.search([1])
     with pytest.raises(ValueError, match="strategy is one of random, tpe"):
         tuner.search(space, "magic", 3)
     with pytest.raises(TypeError, match="give a list, tuple or range"):
@@ -257,6 +333,21 @@ run = ["{artifact}"]
 variants = [Variant(opt=opt, code=code) for opt in (0, 1) for code in (0, 1)] + [Variant(opt=0, code="two words=wrong")]
 baseline = Variant(opt=0, code=0)
 options = {"rounds": (6, 7), "repeats": 1, "warmups": 0}
+"""
+
+
+SLOW = """
+import time
+from mainstay.tune import Variant
+
+def run(variant):
+    with open({log!r}, "a") as file:
+        file.write("x\\n")
+    time.sleep(0.02)
+    return 1.0
+
+variants = [Variant(x=x) for x in range(4)]
+options = {{"rounds": (6, 6), "repeats": 1, "warmups": 0}}
 """
 
 
@@ -291,7 +382,17 @@ def test_the_command_measures_what_a_file_tells_and_reports_it_from_the_journal(
             assert row["command"] in [one["command"] for one in rows]
     assert (tmp_path / "rows.png").read_bytes().startswith(b"\x89PNG")
     assert [len(table) for table in tables(tmp_path / "kernels.db")] == [5]
+    for name, text in [
+        ("raises", "import sys\nraise KeyError('mine')"),
+        ("both", "run = print\nvariants = []\nspace = {}"),
+        ("options", "run = print\nvariants = []\noptions = 3"),
+    ]:
+        (tmp_path / f"{name}.py").write_text(text)
     for words, told in [
+        (["raises.py"], "raises.py, line 2: KeyError: 'mine'"),
+        (["both.py"], "either `variants` or `space`"),
+        (["options.py"], "options is a dict of what a Tuner takes"),
+        ([file, "--plot", "nowhere/x.png"], "there is no directory nowhere"),
         (["nothing.py"], "'nothing.py' is no Python file"),
         (["report", "nothing.db"], "nothing.db"),
         (["report"], "report wants one journal"),
@@ -299,6 +400,27 @@ def test_the_command_measures_what_a_file_tells_and_reports_it_from_the_journal(
         wrong = tune(*words)
         assert wrong.returncode == 2
         assert told in wrong.stderr
+
+
+def test_the_command_is_interrupted_and_goes_on(tmp_path):
+    pytest.importorskip("rich")
+    file, log = tmp_path / "slow.py", tmp_path / "log"
+    file.write_text(SLOW.format(log=str(log)))
+    command = [sys.executable, "-c", MAIN, "tune", "slow.py", "--launcher", "local", "--workers", "2"]
+    others = {process.pid for process in agents()}
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as interrupted:
+        wait_until(lambda: len(lines(log)) > 8)
+        interrupted.send_signal(signal.SIGINT)
+        _, said = interrupted.communicate(timeout=60)
+    assert interrupted.returncode == 130
+    assert "interrupted; what was measured is in slow.db: `mainstay tune report slow.db` shows it" in said
+    assert "Traceback" not in said
+    wait_until(lambda: {process.pid for process in agents()} <= others)
+    begun, kept = len(lines(log)), visits(tmp_path / "slow.db")
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=100)
+    assert again.returncode == 0, again.stderr
+    assert kept
+    assert len(lines(log)) - begun == visits(tmp_path / "slow.db") - kept == 4 * 6 - kept
 
 
 def test_a_serial_pool_tunes_too():

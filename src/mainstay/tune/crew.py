@@ -9,6 +9,7 @@ not built and measured again, also by another program that does the same.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from hashlib import blake2b
@@ -19,6 +20,7 @@ from uuid import uuid4
 
 from mainstay.errors import GangError, MainstayError, TaskTimeout, WorkerDied
 from mainstay.keeping import Keeper
+from mainstay.options import Options
 from mainstay.staging import look
 from mainstay.tune import visiting
 from mainstay.tune.artifacts import Artifacts
@@ -55,6 +57,11 @@ class Asks(NamedTuple):
     build_timeout: float | None
     run_timeout: float | None
     counters: bool
+
+    def validate(self) -> None:
+        """Raise `ValueError` or `OSError` for what the pool would refuse later, in the midst of a sweep."""
+        Options().changed({"cores": self.cores, "timeout": self.build_timeout, "stage_in": list(self.ship)})
+        Options().changed({"timeout": self.run_timeout})
 
 
 class Crew:
@@ -97,8 +104,10 @@ class Crew:
         key = {"key": f"{options['key']}/again {losses}"} if losses and self.keeper else {}
         try:
             future = self._executor.options(**(options | key)).submit(*call)
-        except ValueError as error:  # the pool has given the node back
-            future = Future()
+        except ValueError as error:
+            if not self._executor.describe().hosts.keys().isdisjoint(options.get("nodes", ())):
+                raise
+            future = Future()  # the pool has given the node back
             future.set_exception(GangError(str(error)))
 
         def done(future: Future[Any]) -> None:
@@ -163,7 +172,7 @@ class Crew:
         if host in self.gone:
             then(Visit(LOST, about, message=f"{host} was lost, and did not come back", host=host))
             return
-        options: dict[str, Any] = {"exclusive": True, "cores": asks.cores, "nodes": host, "worker_retries": 0}
+        options: dict[str, Any] = {"exclusive": True, "cores": asks.cores, "nodes": [host], "worker_retries": 0}
         options |= {"retry_failed": False, "label": f"measure [{about.variant}] on {host}, round {about.round}"}
         if self.keeper:
             options["key"] = self._visit_key(about, built)
@@ -229,6 +238,13 @@ def _visit_of(future: Future[Visit], about: About) -> Visit:
         raise
     except Exception as error:
         return Visit(visiting.ERROR, about, message=f"{type(error).__name__}: {error}", host=about.host)
+
+
+def paths_of(ship: Sequence[str | os.PathLike[str]]) -> tuple[str, ...]:
+    """Return the absolute paths of what is shipped. Raises `TypeError` for a single path."""
+    if isinstance(ship, (str, os.PathLike)):
+        raise TypeError(f"ship is a list of paths, as [{os.fspath(ship)!r}]; given: {ship!r}")
+    return tuple(map(os.path.abspath, ship))
 
 
 def is_lost(error: BaseException | None) -> bool:

@@ -180,7 +180,7 @@ class Table:
         raise ValueError(f"there are {len(by_kind)} kinds of nodes ({', '.join(by_kind)}); see best_by_kind")
 
     def _best_of(self, rows: Sequence[Row]) -> Best | None:
-        """Return the best of one kind: by ratios to the baseline or, without one, to the fastest of each host.
+        """Return the best of one kind: by ratios to the baseline or, where none was measured, to each host's fastest.
 
         A row whose node was lost says nothing of its variant.
         """
@@ -191,7 +191,9 @@ class Table:
         scores: dict[Variant, list[float]] = {}
         rows = [row for row in rows if row.status != LOST]
         for row in rows:
-            ratio = self.ratio(row) if self._baselines else row.median and row.median / least[row.host]
+            base = self._baselines.get((row.host, row.session))
+            is_relative = base is not None and base.visits
+            ratio = self.ratio(row) if is_relative else row.median and row.median / least[row.host]
             scores.setdefault(row.variant, []).append(ratio if ratio and row.status in (OK, UNSTABLE) else inf)
         means = {variant: fmean(map(log, ratios)) for variant, ratios in scores.items()}
         best = min(means, key=lambda variant: (means[variant], str(variant)), default=None)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mainstay.tune import nodes as roll
 from mainstay.tune.artifacts import Artifacts
 from mainstay.tune.building import OK, Build, Built
-from mainstay.tune.crew import Asks, Crew, Node
+from mainstay.tune.crew import Asks, Crew, Node, paths_of
 from mainstay.tune.machine import Machine
-from mainstay.tune.rules import Rules
+from mainstay.tune.rules import rules_of
 from mainstay.tune.session import CALIBRATION, Course, Session
 from mainstay.tune.table import Row, Table
 from mainstay.tune.variants import Constraint, Space, Variant, check_space, distinct
-from mainstay.tune.visiting import About, Stages, Visit
+from mainstay.tune.visiting import About, Stages, Visit, words_of
 
 if TYPE_CHECKING:
     from mainstay.executor import Executor
@@ -41,7 +41,8 @@ class Tuner:
     Args:
         executor: a `mainstay.Executor`. With a journal, nothing is built or measured twice.
         run: `run(artifact)` is one sample: it returns seconds (float), None (it is timed), or a dict of metrics with
-            "seconds" in it or not; or a command, a list of words in which "{artifact}" is the artifact's path.
+            "seconds" in it or not; or a command, a list of words in which "{artifact}" is the artifact's path (where
+            nothing is built: "{name}" is the variant's value of that name).
         build: `build(variant, directory)` makes the artifact on a node, in a directory of its own, and returns it:
             paths in that directory (of files, which are shipped), or anything that can be pickled; None: all that is
             there. Or a `Build`, by commands. None: there is nothing to be built, and the variant is the artifact.
@@ -93,10 +94,18 @@ class Tuner:
         progress: Callable[[Progress], object] | None = None,
         **rules: Any,
     ) -> None:
-        if not callable(run) and (isinstance(run, str) or not run):
-            raise TypeError(f'run is a function of the artifact, or words as ["{{artifact}}", "1024"]; given: {run!r}')
-        self.rules = Rules(**rules)
-        self.rules.check()
+        self.rules = rules_of(rules)
+        stages = Stages("", build, run if callable(run) else words_of(run), check, setup)
+        stages.validate()
+        asks = Asks(cores, paths_of(ship), build_timeout, run_timeout, counters)
+        asks.validate()
+        if not 0 < alpha < 1:
+            raise ValueError(f"alpha is a probability, 0 < alpha < 1; given: {alpha!r}")
+        if nodes is not None and (type(nodes) is not int or nodes < 1):
+            raise ValueError(f"nodes is how many are to take part, an int >= 1, or None; given: {nodes!r}")
+        distinct([] if baseline is None else [baseline])
+        if isinstance(tools, str):
+            raise TypeError(f'tools are names of programs, as ["cc"]; given: {tools!r}')
         self.executor, self.baseline, self.alpha, self.seed = executor, baseline, alpha, seed
         self.began = 0.0
         self._done = {"built": 0, "builds": 0, "visits": 0}
@@ -108,8 +117,6 @@ class Tuner:
         kinds = len({node.kind for node in self.nodes})
         for line in roll.lines(present, kinds, executor.describe().absent):
             (log or (lambda line: None))(line)
-        stages = Stages("", build, run, check, setup)
-        asks = Asks(cores, tuple(map(os.path.abspath, ship)), build_timeout, run_timeout, counters)
         self.crew = Crew(executor, stages, self.rules, asks, Artifacts(artifacts))
 
     @property
@@ -117,10 +124,10 @@ class Tuner:
         """The nodes that measure."""
         return [Node(it.host, str(self._kind_of(it)), it.tools) for it in self.machines.values()]
 
-    def measure(self, variants: Sequence[Variant]) -> Table:
+    def measure(self, variants: Iterable[Variant]) -> Table:
         """Build variants for each kind of node, and measure all on each node. Returns when all is known."""
         self.began = time.time()
-        wanted = distinct([*([] if self.baseline is None else [self.baseline]), *variants])
+        wanted = distinct([*([] if self.baseline is None else [self.baseline]), *distinct(variants)])
         trials = [Trial(self, node, f"{self.seed}/{node.host}", self.baseline) for node in self.nodes]
         for trial in trials:
             trial.begin(wanted)
