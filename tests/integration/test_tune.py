@@ -286,6 +286,23 @@ def test_what_cannot_be_is_said_before_anything_is_measured(pool, given, told):
         )
 
 
+def test_a_sweep_that_was_broken_off_leaves_nothing_to_the_next(pool):
+    told: list[object] = []
+
+    def break_off(progress):
+        told.append(progress)
+        if len(told) == 5:
+            raise KeyboardInterrupt
+
+    tuner = Tuner(pool, lambda artifact: 1.0, build=lambda variant, directory: None, progress=break_off, **FEW)
+    variants = [Variant(x=x) for x in range(6)]
+    with pytest.raises(KeyboardInterrupt):
+        tuner.measure(variants)
+    table = tuner.measure(variants)
+    assert [row.status for row in table] == ["ok"] * 6
+    assert tuner.measure(variants[:1]).best.variant == variants[0]
+
+
 def test_search_goes_where_it_is_faster_and_says_what_it_allows(pool):
     def run(variant):
         return 1.0 + abs(variant.a - 5) + (0.5 if variant.b else 0.0)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mainstay.executor import Executor
 
 T = TypeVar("T")
+Then = Callable[["Future[Any]"], None]
 VERSION = "2"  # of what the nodes do: another one measures anew
 MOST_LOSSES = 3  # times that a call is sent again since its node was lost under it: it may be what brings nodes down
 
@@ -74,8 +75,8 @@ class Crew:
         self.token = _hash(*words.values()) if words else uuid4().hex
         self._build_word = _hash(*(words[name] for name in ("build", "setup", "ship"))) if words else self.token
         self._stages = stages = stages._replace(token=self.token)
-        self._events: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self._pending = 0
+        self._events: SimpleQueue[tuple[Future[Any], Then]] = SimpleQueue()
+        self._under_way: set[Future[Any]] = set()
         self.gone: set[str] = set()  # nodes that were lost and did not come back
         self._builds: dict[str, list[Callable[[Built], None]]] = {}
         self._built: dict[str, Built] = {}
@@ -91,15 +92,21 @@ class Crew:
     # -- the loop
 
     def run(self) -> None:
-        """Call back until nothing is under way any more."""
-        while self._pending:
-            self._events.get()()
-            self._pending -= 1
-        self.gone.clear()  # it may be there again when something else is measured
+        """Call back until nothing is under way any more; after an exception, Ctrl-C say, nothing is either."""
+        try:
+            while self._under_way:
+                future, then = self._events.get()
+                self._under_way.discard(future)
+                then(future)
+        finally:
+            self._events = SimpleQueue()
+            for future in self._under_way:
+                future.cancel()
+            self._under_way.clear()
+            self._builds.clear()
+            self.gone.clear()  # it may be there again when something else is measured
 
-    def _send(
-        self, options: dict[str, Any], call: Sequence[Any], then: Callable[[Future[Any]], None], losses: int = 0
-    ) -> None:
+    def _send(self, options: dict[str, Any], call: Sequence[Any], then: Then, losses: int = 0) -> None:
         """Have a call run, and then call back; where its node is lost under it, it runs again as if it never had."""
         key = {"key": f"{options['key']}/again {losses}"} if losses and self.keeper else {}
         try:
@@ -116,8 +123,9 @@ class Crew:
             else:
                 then(future)
 
-        self._pending += 1
-        future.add_done_callback(lambda future: self._events.put(lambda: done(future)))
+        events = self._events  # of this run: what ends after that tells nobody
+        self._under_way.add(future)
+        future.add_done_callback(lambda future: events.put((future, done)))
 
     # -- builds
 
@@ -153,7 +161,8 @@ class Crew:
             if built.status == NO_MEMORY and tries > 1:
                 self._submit_build(key, variant, kind, nodes, tries - 1)
                 return
-            self._built[key] = built
+            if built.status != LOST:  # another time there may be a node again
+                self._built[key] = built
             for call in self._builds.pop(key):
                 call(built)
 
@@ -211,33 +220,34 @@ def noted(what: T) -> T:
 
 def _built_of(future: Future[Built]) -> Built:
     """Return what came of a build, also where its worker was killed. Raises what is no fault of the build."""
-    try:
+    error = future.exception()
+    if error is None:
         return future.result()
-    except TaskTimeout as error:
-        return Built(TIMEOUT, stderr=str(error))
-    except WorkerDied as error:
-        return Built(_class_of_death(error, ERROR), stderr=str(error), host=error.host)
-    except GangError as error:
-        return Built(LOST, stderr=str(error))
-    except MainstayError:
-        raise
-    except Exception as error:  # the function could not be unpickled, or its result not pickled
-        return Built(ERROR, stderr=f"{type(error).__name__}: {error}")
+    return Built(_class_of(error, ERROR, ERROR), stderr=_said(error), host=getattr(error, "host", ""))
 
 
 def _visit_of(future: Future[Visit], about: About) -> Visit:
-    try:
+    error = future.exception()
+    if error is None:
         return future.result()
-    except TaskTimeout as error:
-        return Visit(TIMEOUT, about, message=str(error), host=about.host)
-    except WorkerDied as error:
-        return Visit(_class_of_death(error, CRASH), about, message=str(error), host=about.host)
-    except GangError as error:
-        return Visit(LOST, about, message=str(error), host=about.host)
-    except MainstayError:
-        raise
-    except Exception as error:
-        return Visit(visiting.ERROR, about, message=f"{type(error).__name__}: {error}", host=about.host)
+    return Visit(_class_of(error, CRASH, visiting.ERROR), about, message=_said(error), host=about.host)
+
+
+def _class_of(error: BaseException, died: str, otherwise: str) -> str:
+    """Return the class of a call's failure. Raises the error where it is the pool's."""
+    if isinstance(error, TaskTimeout):
+        return TIMEOUT
+    if isinstance(error, GangError) or is_lost(error):
+        return LOST
+    if isinstance(error, WorkerDied):
+        return NO_MEMORY if error.signal == SIGKILL else died
+    if isinstance(error, MainstayError) or not isinstance(error, Exception):
+        raise error
+    return otherwise  # the function could not be unpickled, or its result not pickled
+
+
+def _said(error: BaseException) -> str:
+    return str(error) if isinstance(error, MainstayError) else f"{type(error).__name__}: {error}"
 
 
 def paths_of(ship: Sequence[str | os.PathLike[str]]) -> tuple[str, ...]:
@@ -250,12 +260,6 @@ def paths_of(ship: Sequence[str | os.PathLike[str]]) -> tuple[str, ...]:
 def is_lost(error: BaseException | None) -> bool:
     """Whether a call ended since its node did: then nobody was left to see how its worker ended."""
     return isinstance(error, WorkerDied) and error.signal is None and error.exitcode is None
-
-
-def _class_of_death(error: WorkerDied, otherwise: str) -> str:
-    if is_lost(error):
-        return LOST
-    return NO_MEMORY if error.signal == SIGKILL else otherwise
 
 
 def _hash(*words: str) -> str:

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from mainstay.tune.building import OK
 from mainstay.tune.machine import Machine
-from mainstay.tune.session import SLOWER, UNSTABLE, Course, seconds_of
-from mainstay.tune.statistics import FEWEST, Comparison, Interval, compare
+from mainstay.tune.session import SLOWER, UNSTABLE, medians_of, seconds_of
+from mainstay.tune.statistics import FEWEST, Comparison, Interval, compare, interval
 from mainstay.tune.variants import Variant
 from mainstay.tune.visiting import LOST, Visit
 
@@ -54,12 +54,13 @@ class Row:
 
     @property
     def medians(self) -> dict[int, float]:
-        return {number: median(visit.seconds) for number, visit in self.visits.items()}
+        """The median (s) of each visit, by round."""
+        return medians_of(self.visits)
 
     @property
     def interval(self) -> Interval | None:
         """The median of the rounds' medians, and its 95 % confidence interval."""
-        return Course(self.variant, self.visits).interval if self.visits else None
+        return interval(list(self.medians.values())) if self.visits else None
 
     @property
     def median(self) -> float | None:
@@ -67,14 +68,14 @@ class Row:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the row as names and plain values."""
-        interval, seconds = self.interval, self.seconds
+        of, seconds = self.interval, self.seconds
         ordered = [self.visits[number] for number in sorted(self.visits)]
         first, last = (ordered[0], ordered[-1]) if ordered else (None, None)
         machine = self.machine
         plain: dict[str, Any] = {
             **self.variant, "host": self.host, "kind": self.kind, "status": self.status,
             "median": self.median,
-            "low": _finite(interval and interval.low), "high": _finite(interval and interval.high),
+            "low": _finite(of and of.low), "high": _finite(of and of.high),
             "minimum": min(seconds, default=None), "mean": fmean(seconds) if seconds else None,
             "samples": len(seconds), "rounds": len(self.visits), "baseline": self.is_baseline,
             "cpu_seconds": median(one for visit in ordered for one in visit.cpu) if ordered else None,

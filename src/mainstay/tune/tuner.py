@@ -107,8 +107,7 @@ class Tuner:
         if isinstance(tools, str):
             raise TypeError(f'tools are names of programs, as ["cc"]; given: {tools!r}')
         self.executor, self.baseline, self.alpha, self.seed = executor, baseline, alpha, seed
-        self.began = 0.0
-        self._done = {"built": 0, "builds": 0, "visits": 0}
+        self._begin()
         self._progress = progress or (lambda progress: None)
         more = build.programs if isinstance(build, Build) else ()
         present = roll.roll_call(executor, tuple(dict.fromkeys([*tools, *more])), cores, nodes)
@@ -124,9 +123,13 @@ class Tuner:
         """The nodes that measure."""
         return [Node(it.host, str(self._kind_of(it)), it.tools) for it in self.machines.values()]
 
+    def _begin(self) -> None:
+        self.began = time.time()
+        self._done = {"built": 0, "builds": 0, "visits": 0}
+
     def measure(self, variants: Iterable[Variant]) -> Table:
         """Build variants for each kind of node, and measure all on each node. Returns when all is known."""
-        self.began = time.time()
+        self._begin()
         wanted = distinct([*([] if self.baseline is None else [self.baseline]), *distinct(variants)])
         trials = [Trial(self, node, f"{self.seed}/{node.host}", self.baseline) for node in self.nodes]
         for trial in trials:
@@ -151,7 +154,7 @@ class Tuner:
         from mainstay.tune.search import Search
 
         check_space(space)
-        self.began = time.time()
+        self._begin()
         return Search(self, space, strategy, budget, constraint).run()
 
     def table(self, trials: Sequence[Trial]) -> Table:
