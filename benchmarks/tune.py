@@ -2,7 +2,7 @@
 
     python benchmarks/tune.py overlap    1,000 measurements on three hosts, among builds and other calls (wants root)
     python benchmarks/tune.py sweep      a sweep whose builds sleep, on three hosts and on one (wants root)
-    python benchmarks/tune.py spread     the median of a fixed kernel, 20 runs each, beside pytest-benchmark's
+    python benchmarks/tune.py spread     the median of a fixed kernel, 20 runs each, and pytest-benchmark's, hyperfine's
     python benchmarks/tune.py apart      a true difference of 3 % found, two equal kernels not told apart; 100 runs
     python benchmarks/tune.py apart_cpu  the same by the CPU's time, which other programs disturb less
     python benchmarks/tune.py killed     a sweep that is killed half-way and started again
@@ -18,6 +18,7 @@ import ctypes
 import json
 import os
 import random
+import shutil
 import statistics
 import subprocess
 import sys
@@ -40,6 +41,9 @@ unsigned long spin(unsigned long steps) {
 }
 """
 STEPS = 1_000_000
+SAMPLES = 256
+MAIN = f"int main(void) {{ return spin({STEPS}ul) == 1; }}"
+program = Build(["cc", "-O2", "k.c", "-o", "k"], "k", {"k.c": KERNEL + MAIN})
 spin = Build(["cc", "-O2", "-fPIC", "-shared", "k.c", "-o", "k.so"], "k.so", {"k.c": KERNEL})
 
 
@@ -76,10 +80,10 @@ from mainstay import Executor
 from mainstay.tune import Tuner, Variant
 
 def build(variant, directory):
-    time.sleep(3)
+    time.sleep({build})
     (directory / "made").write_text(str(variant))
 
-with Executor(launcher="srun", drain=0) as ex:
+with Executor(launcher="srun", drain=0, preload=["mainstay.tune.visiting"]) as ex:
     tuner = Tuner(ex, lambda artifact: 1.0, build=build, rounds=(2, 2), repeats=1, warmups=0)
     began = time.monotonic()
     table = tuner.measure([Variant(x=x) for x in range(48)])
@@ -114,10 +118,13 @@ def overlap() -> None:
 
 
 def sweep() -> None:
+    print(load())
     with cluster_of_three() as cluster:
-        one = job(cluster, SWEEP, "-N1", "--ntasks-per-node=4")["seconds"]
-        three = job(cluster, SWEEP, "-N3", "--ntasks-per-node=4")["seconds"]
-    print(f"48 builds of 3 s, measured on every host: 1 host {one:.1f} s, 3 hosts {three:.1f} s: {one / three:.2f} ×")
+        for build in (1, 3):
+            text = SWEEP.replace("{build}", str(build))
+            one, three = (job(cluster, text, f"-N{n}", "--ntasks-per-node=4")["seconds"] for n in (1, 3))
+            print(f"48 builds of {build} s, measured on every host: 1 host {one:.2f} s,", end=" ")
+            print(f"3 hosts {three:.2f} s: {one / three:.2f} ×; {load()}")
 
 
 # -- on this machine
@@ -142,44 +149,66 @@ def test_it(benchmark):
 """
 
 
-def of_pytest_benchmark(directory: Path, rounds: int) -> float:
+def core() -> str:
+    return str(min(os.sched_getaffinity(0)))
+
+
+def of_pytest_benchmark(directory: Path) -> float:
     """Return the median (s) that pytest-benchmark finds in a run of its own."""
     test, out = directory / "test_it.py", directory / "out.json"
-    test.write_text(BENCHMARK.format(path=str(directory / "k.so"), steps=STEPS, rounds=rounds))
-    core = str(min(os.sched_getaffinity(0)))  # the tuner's, too: both meet what else runs there
-    command = ["taskset", "-c", core, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    test.write_text(BENCHMARK.format(path=str(directory / "k.so"), steps=STEPS, rounds=SAMPLES))
+    command = ["taskset", "-c", core(), sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     command += [f"--benchmark-json={out}", str(test)]
     subprocess.run(command, check=True, capture_output=True, cwd=directory)
     median: float = json.loads(out.read_text())["benchmarks"][0]["stats"]["median"]
     return median
 
 
-def of_mainstay(rounds: int, repeats: int) -> float:
+def of_mainstay(run: Any, build: Build) -> float:
     """Return the median (s) that a tuner finds, in a pool of its own."""
     with Executor(2, launcher="local") as executor:
-        how: dict[str, Any] = {"rounds": (rounds, rounds), "repeats": repeats, "warmups": 1, "counters": False}
-        table = Tuner(executor, steps, build=spin, **how).measure([Variant(x=1)])
+        how: dict[str, Any] = {"rounds": (16, 16), "repeats": SAMPLES // 16, "warmups": 1, "counters": False}
+        table = Tuner(executor, run, build=build, **how).measure([Variant(x=1)])
         found = table.rows[0].median
         assert found is not None
         return found
 
 
+def of_hyperfine(directory: Path) -> float:
+    """Return the median (s) that hyperfine finds of the kernel as a program."""
+    out = directory / "hyperfine.json"
+    how = ["--shell=none", "--warmup=16", f"--runs={SAMPLES}", "--style=none", f"--export-json={out}"]
+    call(["taskset", "-c", core(), "hyperfine", *how, directory / "k"])
+    median: float = json.loads(out.read_text())["results"][0]["median"]
+    return median
+
+
 def spread(runs: int = 20) -> None:
-    found: dict[str, list[float]] = {"mainstay": [], "pytest-benchmark": []}
+    """By turns, all on the core that the tuner measures on, so that they meet the same of what else runs there."""
+    if shutil.which("hyperfine") is None:
+        print("hyperfine is not here (apt-get install hyperfine), and so has no row")
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        (directory / "k.c").write_text(KERNEL)
-        call(["cc", "-O2", "-fPIC", "-shared", "k.c", "-o", "k.so"], directory)
+        for build in (spin, program):
+            build(Variant(), directory)
+        ways: dict[str, Callable[[], float]] = {
+            "mainstay, a library": lambda: of_mainstay(steps, spin),
+            "pytest-benchmark, the same library": lambda: of_pytest_benchmark(directory),
+            "mainstay, a program": lambda: of_mainstay(["{artifact}"], program),
+        }
+        if shutil.which("hyperfine"):
+            ways["hyperfine, the same program"] = lambda: of_hyperfine(directory)
+        found: dict[str, list[float]] = {who: [] for who in ways}
         for number in range(runs):
-            found["mainstay"].append(of_mainstay(16, 16))
-            found["pytest-benchmark"].append(of_pytest_benchmark(directory, 256))
+            for who, way in ways.items():
+                found[who].append(way())
             print(f"\r{number + 1} of {runs}", end="", file=sys.stderr)
-    print(f"\n{runs} runs of each, by turns, on one core, 256 samples a run; {load()}")
+    print(f"\n{runs} runs of each, by turns, on one core, {SAMPLES} samples a run; {load()}")
     for who, medians in found.items():
         middle = statistics.median(medians)
         quarters = statistics.quantiles(medians, n=4)
         print(
-            f"{who:17} median {middle * 1e3:.4f} ms, quartiles {(quarters[2] - quarters[0]) / middle:.2%} apart, "
+            f"{who:34} median {middle * 1e3:.4f} ms, quartiles {(quarters[2] - quarters[0]) / middle:.2%} apart, "
             f"least to most {(max(medians) - min(medians)) / middle:.2%}"
         )
 

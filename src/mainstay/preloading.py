@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from mainstay.cache import user_cache
 from mainstay.node.preload import Report, Wanted, is_below
 from mainstay.report import Preloaded
 
@@ -204,9 +205,8 @@ def memory_of_script(journal: object) -> Memory | None:
     key = f"{os.path.abspath(script)} by Python {version} of {sys.executable}"
     if isinstance(journal, (str, os.PathLike)) and os.fspath(journal) != "memory:":
         return Memory(os.path.abspath(f"{os.fspath(journal)}.preload"), key)
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     name = hashlib.sha256(key.encode()).hexdigest()[:16]
-    return Memory(os.path.join(cache, "mainstay", "preload", f"{name}.json"), key)
+    return Memory(os.path.join(user_cache("preload"), f"{name}.json"), key)
 
 
 def preloading(preload: str | Sequence[str], journal: object, log: Log) -> Preloading:

@@ -65,3 +65,69 @@ def test_each_kind_of_node_has_builds_of_its_own_and_a_fastest_variant(told):
     assert told["builds"] == 2 * 5
     assert set(told["best"]) == {"odd", "even"}
     assert set(told["pairs"]) == set(told["hosts"])
+
+
+LOSS = """
+import json, os, sys, time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from mainstay import Executor
+from mainstay.timeline import overlaps
+from mainstay.tune import Tuner, Variant
+
+here = Path(sys.argv[1])
+
+def build(variant, directory):
+    (directory / "made").write_text(str(variant))
+
+def run(artifact):
+    host = os.uname().nodename
+    if host == "n3" and len(list(here.glob("n3-*"))) > 8:
+        (here / "measuring").touch()
+        time.sleep(600)
+    (here / f"{host}-{time.monotonic_ns()}").touch()
+    return 1.0
+
+def measure():
+    return tuner().measure([Variant(x=x) for x in range(4)])
+
+def search():
+    return tuner().search({"x": range(12)}, budget=12)
+
+def tuner():
+    how = dict(rounds=(6, 6), repeats=1, warmups=0, baseline=Variant(x=0), seed=next(seeds))
+    return Tuner(ex, run, build=build, nodes=3, **how)
+
+def told(table):
+    return [(row.host, row.variant.x, row.status, len(row.visits)) for row in table], table.best.medians
+
+pool = dict(launcher="srun", drain=0, timeline=True, node_timeout=2, start_timeout=20)
+with Executor(journal=here / "tune.db", **pool) as ex, ThreadPoolExecutor(2) as both:
+    seeds = iter(range(9))
+    tables = [told(future.result()) for future in [both.submit(measure), both.submit(search)]]
+    print("TOLD " + json.dumps([*tables, len(overlaps(ex.timeline))]))
+"""
+
+
+def test_a_host_is_lost_while_it_measures_and_the_others_go_on(cluster):
+    here = cluster.shared / "loss"
+    here.mkdir()
+    (here / "job.py").write_text(LOSS)
+    words = f"{sys.executable} {here / 'job.py'} {here}"
+    job = cluster.submit(f"exec {words}", "-N3", "--ntasks-per-node=2", "--no-kill", "--time=10")
+    cluster.until((here / "measuring").exists, 60, "n3 measures")
+    cluster.stop("n3")
+    ended = cluster.wait(job, 150)
+    cluster.start("n3")
+    assert "TOLD " in ended.output, ended.output
+    (measured, medians), (searched, _), overlaps = json.loads(ended.output.partition("TOLD ")[2].splitlines()[0])
+    assert overlaps == 0
+    on_others = [row for row in measured if row[0] != "n3"]
+    assert [row[2:] for row in on_others] == [["ok", 6]] * 8
+    on_lost = [row for row in measured if row[0] == "n3"]
+    assert {status for _, _, status, _ in on_lost} == {"node lost"}
+    assert 0 < sum(visits for *_, visits in on_lost) < 4 * 6  # what it had measured is kept
+    assert set(medians) == {"n1", "n2"}  # and counts for nobody
+    lost = [(host, x) for host, x, status, _ in searched if status == "node lost"]
+    assert {host for host, _ in lost} == {"n3"}
+    assert {x for _, x, status, _ in searched if status == "ok"} == set(range(12)), "measured elsewhere"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import ctypes
 import json
 import os
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 import mainstay
@@ -107,6 +109,29 @@ def test_what_ends_a_worker_is_a_class_too(pool):
     assert "no-such-compiler" in table.rows[0].message
 
 
+def test_what_is_lost_with_its_agent_is_built_and_measured_again(tmp_path):
+    def build(variant, directory):
+        die_once("build", variant)
+        (directory / "made").touch()
+
+    def run(artifact):
+        die_once("run", artifact)
+
+    def die_once(what, about):
+        mark = tmp_path / what
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getppid(), signal.SIGKILL)  # the agent; this worker goes with it
+            signal.pause()
+
+    with Executor(2, launcher="local", journal=tmp_path / "tune.db") as executor:
+        table = Tuner(executor, run, build=build, **FEW).measure([Variant(x=x) for x in range(4)])
+    assert {row.status for row in table} <= {"ok", "unstable"}
+    assert [row.failures for row in table] == [()] * 4
+    assert {path.name for path in tmp_path.iterdir()} >= {"build", "run"}
+    assert [len(table) for table in tables(tmp_path / "tune.db")] == [4]
+
+
 def test_state_that_cannot_be_pickled_is_made_once_a_worker_from_a_file_that_was_shipped(pool, tmp_path):
     source = tmp_path / "count.c"
     source.write_text("static int calls; int count(void) { return ++calls; }")
@@ -194,6 +219,90 @@ def visits(journal: Path) -> int:
     return sum(len(row.visits) for table in tables(journal) for row in table)
 
 
+def test_what_a_run_or_a_build_does_wrong_is_said_in_its_row(pool):
+    def run(variant):
+        if variant.says == "exit":
+            sys.exit("bye")
+        return {"zero": 0.0, "nan": float("nan"), "word": "fast", "none": {"seconds": None}}.get(variant.says, 1.0)
+
+    base = Variant(says="exit")
+    wrong = [Variant(says=says) for says in ("zero", "nan", "word", "none")]
+    table = Tuner(pool, run, baseline=base, **FEW).measure([*wrong, Variant(says="right")])
+    rows = by_variant(table)
+    assert {rows[one].status for one in [base, *wrong]} == {"error"}
+    assert all("run returns seconds > 0" in rows[one].message for one in wrong)
+    assert "bye" in rows[base].message
+    assert table.best.variant == Variant(says="right")  # though there is no baseline to compare it with
+
+    def build(variant, directory):
+        (directory / "made").touch()
+        paths = {"set": {directory / "made"}, "tuple": (str(directory / "made"), 1), "missing": directory / "other"}
+        return paths[variant.how]
+
+    def exists(artifact):
+        return all(Path(path).exists() for path in artifact if path != 1)
+
+    variants = [Variant(how=how) for how in ("set", "tuple", "missing")]
+    rows = by_variant(Tuner(pool, lambda artifact: 1.0, build=build, check=exists, **FEW).measure(variants))
+    assert [rows[one].status for one in variants] == ["ok", "ok", "build error"]
+    assert "made no such file" in rows[variants[2]].message
+    table = Tuner(pool, ["{artifact}"], build=Build(["touch", "one"], "two"), **FEW).measure([Variant(x=1)])
+    assert "made no two, which output= names; there is: one" in table.rows[0].message
+    several = Build(["touch", "one"], ["one"])
+    table = Tuner(pool, ["{artifact}"], build=several, **FEW).measure([Variant(x=1)])
+    assert "an artifact that is one path" in table.rows[0].message
+    table = Tuner(pool, ["sh", "-c", "exit {code}"], **FEW).measure([Variant(code=code) for code in (0, 3)])
+    assert {row.variant.code: row.status == "error" for row in table} == {0: False, 3: True}
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"round": (1, 2)}, "there is no option round; rules are repeats"),
+        ({"rounds": 5}, r"rounds are \(least, most\).*given: 5"),
+        ({"repeats": "3"}, "repeats is an int >= 1; given: '3'"),
+        ({"slower": 1}, "slower is a number > 1; math.inf"),
+        ({"nodes": "3"}, "nodes is how many"),
+        ({"cores": 0}, "cores must be None or an int >= 1"),
+        ({"run_timeout": -1}, "timeout must be None or a number of seconds > 0"),
+        ({"alpha": 2}, "0 < alpha < 1"),
+        ({"ship": "k.so"}, r"ship is a list of paths, as \['k.so'\]"),
+        ({"ship": ["/no such file"]}, "there is no /no such file"),
+        ({"tools": "cc"}, r'as \["cc"\]'),
+        ({"build": ["cc"]}, r"build is a function, a Build\("),
+        ({"check": "yes"}, "check is a function or None"),
+        ({"baseline": {"x": 1}}, "Variant objects"),
+        ({"run": 3}, "run is a function of the artifact, or words"),
+        ({"variants": 3}, "variants are a list"),
+        ({"variants": Variant(x=1)}, "variants are a list"),
+        ({"build": Build(["cc", "-DT={tile}"], "k")}, r"'-DT={tile}' is to name what the variant has, {x}"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_is_measured(pool, given, told):
+    given = {"run": lambda variant: 1.0, "variants": [Variant(x=1)], **given}
+    with pytest.raises((ValueError, TypeError, OSError), match=told):
+        Tuner(pool, given.pop("run"), **{name: given[name] for name in given if name != "variants"}).measure(
+            given["variants"]
+        )
+
+
+def test_a_sweep_that_was_broken_off_leaves_nothing_to_the_next(pool):
+    told: list[object] = []
+
+    def break_off(progress):
+        told.append(progress)
+        if len(told) == 5:
+            raise KeyboardInterrupt
+
+    tuner = Tuner(pool, lambda artifact: 1.0, build=lambda variant, directory: None, progress=break_off, **FEW)
+    variants = [Variant(x=x) for x in range(6)]
+    with pytest.raises(KeyboardInterrupt):
+        tuner.measure(variants)
+    table = tuner.measure(variants)
+    assert [row.status for row in table] == ["ok"] * 6
+    assert tuner.measure(variants[:1]).best.variant == variants[0]
+
+
 def test_search_goes_where_it_is_faster_and_says_what_it_allows(pool):
     def run(variant):
         return 1.0 + abs(variant.a - 5) + (0.5 if variant.b else 0.0)
@@ -203,6 +312,15 @@ def test_search_goes_where_it_is_faster_and_says_what_it_allows(pool):
     table = tuner.search(space, "random", 40)  # more than there are
     assert table.best.variant == Variant(a=5, b=False)
     assert len({row.variant for row in table}) == 20
+    pytest.importorskip("optuna")
+    assert len({row.session for row in tuner.search({"a": range(4)}, "tpe", 9)}) == 4  # none is measured twice
+    for strategy in ("random", "tpe"):
+        with pytest.raises(ValueError, match="no point was found that meets the constraint"):
+            tuner.search(space, strategy, 3, constraint=lambda v: v.a > 99)
+    with pytest.raises(TypeError, match="an object with ask"):
+        tuner.search(space, object(), 3)
+    with pytest.raises(TypeError, match="a space is a mapping"):
+        tuner.search([1])
     with pytest.raises(ValueError, match="strategy is one of random, tpe"):
         tuner.search(space, "magic", 3)
     with pytest.raises(TypeError, match="give a list, tuple or range"):
@@ -229,9 +347,24 @@ from mainstay.tune import Build, Variant
 
 build = Build(["cc", "-O{opt}", "k.c", "-o", "k"], "k", {"k.c": "int main(void) { return @code@; }"})
 run = ["{artifact}"]
-variants = [Variant(opt=opt, code=code) for opt in (0, 1) for code in (0, 1)]
+variants = [Variant(opt=opt, code=code) for opt in (0, 1) for code in (0, 1)] + [Variant(opt=0, code="two words=wrong")]
 baseline = Variant(opt=0, code=0)
 options = {"rounds": (6, 7), "repeats": 1, "warmups": 0}
+"""
+
+
+SLOW = """
+import time
+from mainstay.tune import Variant
+
+def run(variant):
+    with open({log!r}, "a") as file:
+        file.write("x\\n")
+    time.sleep(0.02)
+    return 1.0
+
+variants = [Variant(x=x) for x in range(4)]
+options = {{"rounds": (6, 6), "repeats": 1, "warmups": 0}}
 """
 
 
@@ -242,7 +375,10 @@ def test_the_command_measures_what_a_file_tells_and_reports_it_from_the_journal(
 
     def tune(*words):
         command = [sys.executable, "-c", MAIN, "tune", *map(str, words)]
-        return subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=100)
+        environ = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache of mine")}
+        return subprocess.run(
+            command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=100, env=environ
+        )
 
     done = tune(file, "--launcher", "local", "--workers", 2, "--csv", "rows.csv", "--plot", "rows.png")
     assert done.returncode == 0, done.stderr
@@ -251,11 +387,29 @@ def test_the_command_measures_what_a_file_tells_and_reports_it_from_the_journal(
     reported = tune("report", "kernels.db")
     assert reported.stdout == done.stdout
     rows = json.loads(tune("report", "kernels.db", "--json").stdout)
-    assert sorted((row["code"], row["status"] == "error") for row in rows) == [(0, False)] * 2 + [(1, True)] * 2
-    assert len((tmp_path / "rows.csv").read_text().splitlines()) >= 5
+    failed = [(row["code"], row["opt"], row["status"]) for row in rows if "error" in row["status"]]
+    assert sorted(failed, key=str) == [("two words=wrong", 0, "build error"), (1, 0, "error"), (1, 1, "error")]
+    assert sum(row["status"] in ("ok", "unstable") for row in rows) == 2
+    with (tmp_path / "rows.csv").open() as file:
+        for row in (row for row in csv.DictReader(file) if row["command"]):  # it repeats what happened, after the run
+            again = subprocess.run(row["command"], shell=True, capture_output=True, text=True, check=False, cwd="/")
+            assert again.returncode
+            assert again.stderr.strip() == row["message"].strip()
+            assert "wrong" in again.stderr
+            assert row["command"] in [one["command"] for one in rows]
     assert (tmp_path / "rows.png").read_bytes().startswith(b"\x89PNG")
-    assert [len(table) for table in tables(tmp_path / "kernels.db")] == [4]
+    assert [len(table) for table in tables(tmp_path / "kernels.db")] == [5]
+    for name, text in [
+        ("raises", "import sys\nraise KeyError('mine')"),
+        ("both", "run = print\nvariants = []\nspace = {}"),
+        ("options", "run = print\nvariants = []\noptions = 3"),
+    ]:
+        (tmp_path / f"{name}.py").write_text(text)
     for words, told in [
+        (["raises.py"], "raises.py, line 2: KeyError: 'mine'"),
+        (["both.py"], "either `variants` or `space`"),
+        (["options.py"], "options is a dict of what a Tuner takes"),
+        ([file, "--plot", "nowhere/x.png"], "there is no directory nowhere"),
         (["nothing.py"], "'nothing.py' is no Python file"),
         (["report", "nothing.db"], "nothing.db"),
         (["report"], "report wants one journal"),
@@ -265,7 +419,55 @@ def test_the_command_measures_what_a_file_tells_and_reports_it_from_the_journal(
         assert told in wrong.stderr
 
 
+def test_the_command_is_interrupted_and_goes_on(tmp_path):
+    pytest.importorskip("rich")
+    file, log = tmp_path / "slow.py", tmp_path / "log"
+    file.write_text(SLOW.format(log=str(log)))
+    command = [sys.executable, "-c", MAIN, "tune", "slow.py", "--launcher", "local", "--workers", "2"]
+    others = {process.pid for process in agents()}
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as interrupted:
+        wait_until(lambda: len(lines(log)) > 8)
+        interrupted.send_signal(signal.SIGINT)
+        _, said = interrupted.communicate(timeout=60)
+    assert interrupted.returncode == 130
+    assert "interrupted; what was measured is in slow.db: `mainstay tune report slow.db` shows it" in said
+    assert "Traceback" not in said
+    wait_until(lambda: {process.pid for process in agents()} <= others)
+    begun, kept = len(lines(log)), visits(tmp_path / "slow.db")
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=100)
+    assert again.returncode == 0, again.stderr
+    assert kept
+    assert len(lines(log)) - begun == visits(tmp_path / "slow.db") - kept == 4 * 6 - kept
+
+
 def test_a_serial_pool_tunes_too():
     with Executor(launcher="serial") as executor:
         table = Tuner(executor, lambda variant: 1.0 + variant.a, **FEW).measure([Variant(a=1), Variant(a=2)])
         assert table.best.variant == Variant(a=1)
+
+
+def test_a_build_that_used_more_than_words_is_repeated_with_it_and_one_that_overran_leaves_nothing(pool, tmp_path):
+    mark = str(tmp_path / "pid")
+
+    def build(variant, directory):
+        (directory / "empty").mkdir()
+        if variant.how == "env":
+            call(["sh", "-c", 'echo "$GREETING" $(ulimit -v) >&2; exit 3'], directory / "empty",
+                 env={"GREETING": "it's me"}, memory=1 << 30)  # fmt: skip
+        if variant.how == "subprocess":
+            subprocess.run("echo plain words >&2; exit 4", shell=True, check=True, cwd=directory, capture_output=True)
+        call(["sh", "-c", f"sleep 600 & echo $! > {mark}; wait"], timeout=0.2)
+
+    table = Tuner(pool, print, build=build, artifacts=tmp_path / "a b", **FEW).measure(
+        [Variant(how=how) for how in ("env", "subprocess", "overrun")]
+    )
+    rows = {row.variant.how: row for row in table}
+    assert {how: row.status for how, row in rows.items()} == {
+        "env": "build error", "subprocess": "build error", "overrun": "timeout",
+    }  # fmt: skip
+    for how, code, said in (("env", 3, f"it's me {(1 << 30) // 1024}"), ("subprocess", 4, "plain words")):
+        assert said in rows[how].message
+        again = subprocess.run(rows[how].command, shell=True, capture_output=True, text=True, check=False)
+        assert (again.returncode, again.stderr.strip()) == (code, said)
+    assert "timeout of 0.2 s" in rows["overrun"].message
+    wait_until(lambda: not psutil.pid_exists(int(Path(mark).read_text())))

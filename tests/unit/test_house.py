@@ -12,7 +12,7 @@ import pytest
 SOURCE = Path(__file__).parents[2] / "src" / "mainstay"
 # From the ground up: a module imports from its own layer's folder and from the layers below it.
 LAYERS = [
-    ["errors", "marks"],
+    ["cache", "errors", "marks"],
     ["wire"],
     ["journal"],
     ["staging"],

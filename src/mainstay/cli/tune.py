@@ -8,6 +8,7 @@ import json
 import os
 import runpy
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,9 +24,12 @@ FILE.py names what `mainstay.tune.Tuner` takes:
   space = {"tile": (8, 16, 32)}    to search, with strategy = "random" or "tpe", budget = 50, constraint = …
   options = {"rounds": (8, 30)}    what else is said to the Tuner
 It is started again with the same command when it was killed: what was built and measured is in the journal.
-The exit code is 0; 1 where no variant was measured without failure; 2 for a bad command line or file."""
+The exit code is 0; 1 where no variant was measured without failure; 2 for a bad command line or file; 130 after
+Ctrl-C."""
 NAMES = ("run", "build", "check", "setup", "ship", "baseline")
 NEEDED = ("rich",)
+PRELOAD = ["mainstay.tune.visiting"]  # what each worker would import before its first build
+INTERRUPTED = 130  # the exit code after Ctrl-C, as of a shell: 128 + SIGINT
 WIDTH = 120  # characters of a line, where there is no terminal
 
 
@@ -50,9 +54,16 @@ def run(given: argparse.Namespace) -> int:
     if missing:
         print(f"mainstay tune needs {', '.join(missing)}: pip install 'mainstay[tune]'", file=sys.stderr)
         return 2
+    journal = given.journal or str(Path(given.words[0]).with_suffix(".db"))
     try:
-        table = report(given.words[1:]) if given.words[0] == "report" else measure(given)
+        check_files(given)
+        table = report(given.words[1:]) if given.words[0] == "report" else measure(given, journal)
         tell(table, given)
+    except KeyboardInterrupt:
+        if given.words[0] != "report":
+            told = f"what was measured is in {journal}: `mainstay tune report {journal}` shows it"
+            print(f"mainstay tune: interrupted; {told}, and the same command goes on", file=sys.stderr)
+        return INTERRUPTED
     except (MainstayError, OSError, ValueError, TypeError, ImportError, RuntimeError) as error:
         print(f"mainstay tune: {error}", file=sys.stderr)
         return 2
@@ -71,7 +82,16 @@ def report(words: Sequence[str]) -> Table:
     return found[-1]
 
 
-def measure(given: argparse.Namespace) -> Table:
+def check_files(given: argparse.Namespace) -> None:
+    """Raise `ValueError` or `ImportError` for files that could not be written when all is measured."""
+    for option, path in (("--csv", given.csv), ("--plot", given.plot)):
+        if path and not Path(path).absolute().parent.is_dir():
+            raise ValueError(f"{option} {path}: there is no directory {Path(path).parent}; make it, or name another")
+    if given.plot and importlib.util.find_spec("matplotlib") is None:
+        raise ImportError("--plot wants matplotlib: pip install 'mainstay[tune]'")
+
+
+def measure(given: argparse.Namespace, journal: str) -> Table:
     """Measure what the file tells of. Raises what a `Tuner` does, and `ValueError` for what the file lacks."""
     from rich.console import Console
 
@@ -80,11 +100,10 @@ def measure(given: argparse.Namespace) -> Table:
     from mainstay.tune.tuner import Tuner
 
     told = told_by(given.words)
-    journal = given.journal or str(Path(given.words[0]).with_suffix(".db"))
     console = Console(stderr=True)
     parts = {name: told[name] for name in NAMES if name in told} | dict(told.get("options", {}))
-    pool = Executor(given.workers, launcher=given.launcher, journal=journal, journal_sync="each")
-    with pool as executor, Shown(console) as shown:
+    how: dict[str, Any] = {"journal": journal, "journal_sync": "each", "preload": PRELOAD}
+    with Executor(given.workers, launcher=given.launcher, **how) as executor, Shown(console) as shown:
         tuner = Tuner(executor, **parts, nodes=given.nodes, log=console.print, progress=shown)
         if "variants" in told:
             return tuner.measure(told["variants"])
@@ -97,10 +116,27 @@ def told_by(words: Sequence[str]) -> dict[str, Any]:
     if len(words) != 1 or not os.path.isfile(words[0]):
         raise ValueError(f"{' '.join(words)!r} is no Python file, nor `report` and a journal")
     sys.path.insert(0, str(Path(words[0]).resolve().parent))
-    told = runpy.run_path(words[0], run_name="__tune__")
-    if "run" not in told or not ("variants" in told or "space" in told):
-        raise ValueError(f"{words[0]} is to say what `run` is, and `variants` or `space`; see `mainstay tune --help`")
+    try:
+        told = runpy.run_path(words[0], run_name="__tune__")
+    except Exception as error:
+        raise ValueError(f"{_place_of(error, words[0])}: {type(error).__name__}: {error}") from error
+    if "run" not in told or ("variants" in told) == ("space" in told):
+        raise ValueError(
+            f"{words[0]} is to say what `run` is, and either `variants` or `space`; see `mainstay tune --help`"
+        )
+    if not isinstance(told.get("options", {}), dict):
+        raise TypeError(
+            f'options is a dict of what a Tuner takes, as {{"rounds": (8, 30)}}; given: {told["options"]!r}'
+        )
     return told
+
+
+def _place_of(error: BaseException, file: str) -> str:
+    """Return the line of a file that an exception came from."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return f"{file}, line {lines[-1]}" if lines else file
 
 
 def tell(table: Table, given: argparse.Namespace) -> None:

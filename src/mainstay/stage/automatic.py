@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import mainstay
+from mainstay.cache import user_cache
 from mainstay.errors import StageError, size
 from mainstay.stage import head
 from mainstay.stage.fingerprint import edition, fingerprint
@@ -22,7 +23,7 @@ KEPT = 30 * 24 * 3600.0  # seconds without use, after which a file is removed
 
 def automatic(log: Callable[[int, str], None]) -> Path:
     """Return a file that holds the environment as it is now. Raises `StageError`."""
-    directory = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "mainstay", "stage")
+    directory = Path(user_cache("stage"))
     name = hashlib.sha256(os.fsencode(sys.prefix)).hexdigest()[:16]
     path = directory / f"{os.path.basename(sys.prefix) or 'python'}-{name}.tar.zst"
     try:

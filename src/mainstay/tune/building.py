@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mainstay.node.scratch import scratch
-from mainstay.tune.programs import CommandFailed, call, is_short_of_memory
-from mainstay.tune.variants import Variant
+from mainstay.tune.programs import Command, CommandFailed, CommandOverran, call, is_short_of_memory
+from mainstay.tune.variants import Variant, filled
 
 OK, ERROR, NO_MEMORY, TIMEOUT = "ok", "build error", "out of memory", "timeout"
 File = tuple[str, int, bytes]  # its path in the directory, its mode, its content
+SEVERAL = (list, tuple, set, frozenset)
+HERE = "{directory}"  # stands for a build's directory, wherever its files lie
 
 
 class Inside(NamedTuple):
@@ -32,20 +34,22 @@ class Inside(NamedTuple):
 class Built(NamedTuple):
     """What came of a build. `value` is what it returned, its paths as `Inside`.
 
-    `files` are those that it returned; of a build that failed, all that it left. `command` (with what it was run in as
-    "{directory}"), `code` and `stderr` are of the program that failed; `host` and `seconds` where, and how long;
-    `digest` what it is known by: its content.
+    `files` are those that it returned; of a build that failed, all that it left. `command` (with `HERE` for what it was
+    run in), `code` and `stderr` are of the program that failed; `host` and `seconds` where, and how long; `digest` what
+    it is known by: its content. `variant` and `kind` tell a report what was built, and for which kind of node.
     """
 
     status: str
     value: Any = None
     files: tuple[File, ...] = ()
-    command: str = ""
+    command: Command | None = None
     code: int | None = None
     stderr: str = ""
     host: str = ""
     seconds: float = 0.0
     digest: str = ""
+    variant: Variant | None = None
+    kind: str = ""
 
 
 class Build:
@@ -84,6 +88,10 @@ class Build:
         """The programs that are run, whose versions count."""
         return tuple(dict.fromkeys(command[0] for command in self.commands))
 
+    @property
+    def outputs(self) -> list[str]:
+        return [self.output] if isinstance(self.output, str) else list(self.output)
+
     def content(self, variant: Variant) -> str:
         """Return all that the artifact depends on besides the machine: two variants that agree in it are one build."""
         return repr((sorted(self._written(variant)), self._spelt(variant), self.output))
@@ -95,9 +103,12 @@ class Build:
             path.write_text(text, encoding="utf-8")
         for argv in self._spelt(variant):
             call(argv, directory, timeout=self.timeout, memory=self.memory)
-        if isinstance(self.output, str):
-            return str(directory / self.output)
-        return [str(directory / name) for name in self.output]
+        for name in self.outputs:
+            if not (directory / name).exists():
+                there = ", ".join(sorted(str(path.relative_to(directory)) for path in directory.rglob("*")))
+                raise FileNotFoundError(f"the commands made no {name}, which output= names; there is: {there}")
+        made = [str(directory / name) for name in self.outputs]
+        return made[0] if isinstance(self.output, str) else made
 
     def _written(self, variant: Variant) -> Iterator[tuple[str, str]]:
         for name, text in self.sources.items():
@@ -111,7 +122,7 @@ class Build:
         for command in self.commands:
             words: list[str] = []
             for word in command:
-                words += shlex.split(word.format_map(variant)) if "{" in word else [word]
+                words += shlex.split(filled(word, variant)) if "{" in word else [word]
             spelt.append(words)
         return spelt
 
@@ -136,23 +147,35 @@ def build(make: Callable[..., Any], variant: Variant, more: Callable[[], tuple[A
         value = make(variant, directory, *more())
         files = tuple(_read(directory, _named(value, directory)))
         built = Built(OK, _relative(value, directory), files, host=host)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         built = _failed(error, directory)._replace(host=host)
     digest = blake2b(repr((built.value, built.files)).encode(), digest_size=12).hexdigest()
     return built._replace(seconds=time.monotonic() - began, digest=digest)
 
 
-def _failed(error: Exception, directory: Path) -> Built:
+def _failed(error: BaseException, directory: Path) -> Built:
     left = tuple(_read(directory, [str(path) for path in sorted(directory.rglob("*")) if path.is_file()]))
-    if isinstance(error, CommandFailed):
-        status = NO_MEMORY if is_short_of_memory(error) else ERROR
-        where = error.directory.replace(str(directory), "{directory}")
-        command = f"cd {where} && {shlex.join(error.argv).replace(str(directory), '{directory}')}"
-        return Built(status, None, left, command, error.code, error.stderr)
-    if isinstance(error, subprocess.TimeoutExpired):
-        return Built(TIMEOUT, None, left, f"cd {{directory}} && {shlex.join(error.cmd)}", None, str(error))
     status = NO_MEMORY if is_short_of_memory(error) else ERROR
+    if isinstance(error, CommandFailed):
+        return Built(status, None, left, error.command.moved(str(directory), HERE), error.code, error.stderr)
+    if isinstance(error, CommandOverran):
+        return Built(TIMEOUT, None, left, error.command.moved(str(directory), HERE), None, str(error))
+    if isinstance(error, (subprocess.CalledProcessError, subprocess.TimeoutExpired)):
+        return _failed_by_itself(error, directory, left)
     return Built(status, None, left, stderr="".join(traceback.format_exception(error)[-3:]))
+
+
+def _failed_by_itself(
+    error: subprocess.CalledProcessError | subprocess.TimeoutExpired, directory: Path, left: tuple[File, ...]
+) -> Built:
+    """The function ran a program by `subprocess`, which does not say where: in the build's directory, as is usual."""
+    argv = ("sh", "-c", error.cmd) if isinstance(error.cmd, str) else tuple(map(os.fspath, error.cmd))
+    command = Command(argv, str(directory)).moved(str(directory), HERE)
+    if isinstance(error, subprocess.TimeoutExpired):
+        return Built(TIMEOUT, None, left, command, None, str(error))
+    said = error.stderr.decode(errors="replace") if isinstance(error.stderr, bytes) else error.stderr or ""
+    status = NO_MEMORY if is_short_of_memory(CommandFailed(command, error.returncode, said)) else ERROR
+    return Built(status, None, left, command, error.returncode, f"{error}\n{said}".strip())
 
 
 def _named(value: Any, directory: Path) -> list[str]:
@@ -175,10 +198,15 @@ def _read(directory: Path, paths: list[str]) -> Iterator[File]:
 
 
 def _is_inside(value: object, directory: Path) -> bool:
+    """Whether a value is a path in a directory. Raises `FileNotFoundError` where nothing is there."""
     if not isinstance(value, (str, os.PathLike)):
         return False
     path = os.fspath(value)
-    return isinstance(path, str) and path.startswith(f"{directory}{os.sep}") and os.path.exists(path)
+    if not isinstance(path, str) or not path.startswith(f"{directory}{os.sep}"):
+        return False
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"the build returned {path}, and made no such file")
+    return True
 
 
 def _paths(value: Any, directory: Path) -> Iterator[str]:
@@ -187,7 +215,7 @@ def _paths(value: Any, directory: Path) -> Iterator[str]:
     elif isinstance(value, Mapping):
         for one in value.values():
             yield from _paths(one, directory)
-    elif isinstance(value, (list, tuple)):
+    elif isinstance(value, SEVERAL):
         for one in value:
             yield from _paths(one, directory)
 
@@ -200,9 +228,7 @@ def _relative(value: Any, directory: Path) -> Any:
         return Inside(os.path.relpath(os.fspath(value), directory))
     if isinstance(value, Mapping):
         return {name: _relative(one, directory) for name, one in value.items()} or value
-    if type(value) in (list, tuple):
-        return type(value)(_relative(one, directory) for one in value)
-    return value
+    return _each(value, lambda one: _relative(one, directory))
 
 
 def placed(value: Any, directory: str) -> Any:
@@ -211,6 +237,12 @@ def placed(value: Any, directory: str) -> Any:
         return os.path.normpath(os.path.join(directory, value.path))
     if isinstance(value, dict):
         return {name: placed(one, directory) for name, one in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(placed(one, directory) for one in value)
-    return value
+    return _each(value, lambda one: placed(one, directory))
+
+
+def _each(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Return a value, if it holds several, with each of these changed."""
+    if not isinstance(value, SEVERAL):
+        return value
+    changed = [change(one) for one in value]
+    return type(value)(*changed) if hasattr(value, "_fields") else type(value)(changed)

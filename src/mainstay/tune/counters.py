@@ -2,7 +2,7 @@
 
 They count this thread in user mode, which `kernel.perf_event_paranoid` up to 2 allows, and the programs that it starts
 meanwhile (`inherit`). Where several share a register, the kernel counts each for a part of the time; the count is
-scaled up by that (see perf_event_open(2), "time_enabled"). A virtual machine may have none; then `why_not` says so.
+scaled up by that (see perf_event_open(2), "time_enabled"). A virtual machine may have only some.
 """
 
 from __future__ import annotations
@@ -31,23 +31,19 @@ ENABLE, DISABLE, RESET = 0x2400, 0x2401, 0x2403
 
 
 class Counters:
-    """Counters that are opened once, and count between `start` and `stop`. `why_not` says why an event has none."""
+    """Counters that are opened once, and count between `start` and `stop`; without those that the machine refuses."""
 
     def __init__(self) -> None:
         self._open: dict[str, int] = {}
-        self.why_not: dict[str, str] = {}
         number = NUMBERS.get(platform.machine())
-        libc = ctypes.CDLL(None, use_errno=True)
+        if number is None:  # not known how to ask here
+            return
+        libc = ctypes.CDLL(None)
         for name, (kind, config) in EVENTS.items():
-            if number is None:
-                self.why_not[name] = f"not known how to ask on {platform.machine()}"
-                continue
             flags = DISABLED | INHERIT | EXCLUDE_KERNEL | EXCLUDE_HYPERVISOR
             words = ATTRIBUTES.pack(kind, SIZE, config, 0, 0, READ_TIMES, flags)
             fd = libc.syscall(number, ctypes.create_string_buffer(words, SIZE), 0, -1, -1, 8)  # 8: close on exec
-            if fd < 0:
-                self.why_not[name] = os.strerror(ctypes.get_errno())
-            else:
+            if fd >= 0:
                 self._open[name] = fd
 
     def start(self) -> None:

@@ -9,6 +9,7 @@ not built and measured again, also by another program that does the same.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from hashlib import blake2b
@@ -17,8 +18,9 @@ from signal import SIGKILL
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from uuid import uuid4
 
-from mainstay.errors import MainstayError, TaskTimeout, WorkerDied
+from mainstay.errors import GangError, MainstayError, TaskTimeout, WorkerDied
 from mainstay.keeping import Keeper
+from mainstay.options import Options
 from mainstay.staging import look
 from mainstay.tune import visiting
 from mainstay.tune.artifacts import Artifacts
@@ -26,13 +28,15 @@ from mainstay.tune.building import ERROR, NO_MEMORY, OK, TIMEOUT, Build, Built
 from mainstay.tune.rules import Rules
 from mainstay.tune.session import CALIBRATION
 from mainstay.tune.variants import Variant
-from mainstay.tune.visiting import CRASH, About, Order, Stages, Visit
+from mainstay.tune.visiting import CRASH, LOST, About, Order, Stages, Visit
 
 if TYPE_CHECKING:
     from mainstay.executor import Executor
 
 T = TypeVar("T")
-VERSION = "1"  # of what the nodes do: another one measures anew
+Then = Callable[["Future[Any]"], None]
+VERSION = "2"  # of what the nodes do: another one measures anew
+MOST_LOSSES = 3  # times that a call is sent again since its node was lost under it: it may be what brings nodes down
 
 
 class Node(NamedTuple):
@@ -55,24 +59,30 @@ class Asks(NamedTuple):
     run_timeout: float | None
     counters: bool
 
+    def validate(self) -> None:
+        """Raise `ValueError` or `OSError` for what the pool would refuse later, in the midst of a sweep."""
+        Options().changed({"cores": self.cores, "timeout": self.build_timeout, "stage_in": list(self.ship)})
+        Options().changed({"timeout": self.run_timeout})
+
 
 class Crew:
     """Sends builds and visits to nodes, and calls back with what came of them, in the thread that is in `run`."""
 
     def __init__(self, executor: Executor, stages: Stages, rules: Rules, asks: Asks, artifacts: Artifacts) -> None:
-        self._executor, self._rules, self._asks, self._artifacts = executor, rules, asks, artifacts
+        self._executor, self._rules, self._asks, self.artifacts = executor, rules, asks, artifacts
         self.keeper: Keeper | None = executor._keeper  # of the journal
         words = _words(stages, asks.ship) if self.keeper else {}
         self.token = _hash(*words.values()) if words else uuid4().hex
         self._build_word = _hash(*(words[name] for name in ("build", "setup", "ship"))) if words else self.token
         self._stages = stages = stages._replace(token=self.token)
-        self._events: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self._pending = 0
+        self._events: SimpleQueue[tuple[Future[Any], Then]] = SimpleQueue()
+        self._under_way: set[Future[Any]] = set()
+        self.gone: set[str] = set()  # nodes that were lost and did not come back
         self._builds: dict[str, list[Callable[[Built], None]]] = {}
         self._built: dict[str, Built] = {}
 
-        def built(variant: Variant) -> Built:
-            return visiting.built(stages, variant)
+        def built(variant: Variant, kind: str) -> Built:
+            return visiting.built(stages, variant, kind)
 
         def visited(order: Order) -> Visit:
             return visiting.visit(stages, order)
@@ -82,14 +92,40 @@ class Crew:
     # -- the loop
 
     def run(self) -> None:
-        """Call back until nothing is under way any more."""
-        while self._pending:
-            self._events.get()()
-            self._pending -= 1
+        """Call back until nothing is under way any more; after an exception, Ctrl-C say, nothing is either."""
+        try:
+            while self._under_way:
+                future, then = self._events.get()
+                self._under_way.discard(future)
+                then(future)
+        finally:
+            self._events = SimpleQueue()
+            for future in self._under_way:
+                future.cancel()
+            self._under_way.clear()
+            self._builds.clear()
+            self.gone.clear()  # it may be there again when something else is measured
 
-    def _then(self, future: Future[Any], call: Callable[[Future[Any]], None]) -> None:
-        self._pending += 1
-        future.add_done_callback(lambda done: self._events.put(lambda: call(done)))
+    def _send(self, options: dict[str, Any], call: Sequence[Any], then: Then, losses: int = 0) -> None:
+        """Have a call run, and then call back; where its node is lost under it, it runs again as if it never had."""
+        key = {"key": f"{options['key']}/again {losses}"} if losses and self.keeper else {}
+        try:
+            future = self._executor.options(**(options | key)).submit(*call)
+        except ValueError as error:
+            if not self._executor.describe().hosts.keys().isdisjoint(options.get("nodes", ())):
+                raise
+            future = Future()  # the pool has given the node back
+            future.set_exception(GangError(str(error)))
+
+        def done(future: Future[Any]) -> None:
+            if is_lost(future.exception()) and losses < MOST_LOSSES:
+                self._send(options, call, then, losses + 1)
+            else:
+                then(future)
+
+        events = self._events  # of this run: what ends after that tells nobody
+        self._under_way.add(future)
+        future.add_done_callback(lambda future: events.put((future, done)))
 
     # -- builds
 
@@ -113,22 +149,24 @@ class Crew:
         options |= {"stage_in": list(asks.ship), "timeout": asks.build_timeout, "retry_failed": False}
         if tries == 1:  # it wanted more memory than its node had beside others
             options |= {"exclusive": True}
-        if tries == 1 or len(nodes) < len(self._executor.describe().hosts):
-            options |= {"cores": None if tries == 1 else 1, "nodes": [node.host for node in nodes]}
+        hosts = [node.host for node in nodes]
+        if tries == 1 or not set(hosts) >= self._executor.describe().hosts.keys():
+            options |= {"cores": None if tries == 1 else 1, "nodes": hosts}
         if self.keeper:
             options["key"] = f"{key}/{tries}"
-        future = self._executor.options(**options).submit(self._build_there, variant)
 
         def done(future: Future[Built]) -> None:
-            built = _built_of(future)
+            built = _built_of(future)._replace(variant=variant, kind=kind)
+            self._note_failure(future, built, options)
             if built.status == NO_MEMORY and tries > 1:
                 self._submit_build(key, variant, kind, nodes, tries - 1)
                 return
-            self._built[key] = built
+            if built.status != LOST:  # another time there may be a node again
+                self._built[key] = built
             for call in self._builds.pop(key):
                 call(built)
 
-        self._then(future, done)
+        self._send(options, (self._build_there, variant, kind), done)
 
     def _build_key(self, variant: Variant, kind: str, node: Node) -> str:
         build = self._stages.build
@@ -140,35 +178,39 @@ class Crew:
     def visit(self, about: About, built: Built, then: Callable[[Visit], None]) -> None:
         """Visit a variant on a node, in a round of a session; then call back."""
         asks, rules, host = self._asks, self._rules, about.host
-        options: dict[str, Any] = {"exclusive": True, "cores": asks.cores, "nodes": host, "worker_retries": 0}
+        if host in self.gone:
+            then(Visit(LOST, about, message=f"{host} was lost, and did not come back", host=host))
+            return
+        options: dict[str, Any] = {"exclusive": True, "cores": asks.cores, "nodes": [host], "worker_retries": 0}
         options |= {"retry_failed": False, "label": f"measure [{about.variant}] on {host}, round {about.round}"}
         if self.keeper:
             options["key"] = self._visit_key(about, built)
         if about.variant == CALIBRATION:
-            future = self._executor.options(**options).submit(visiting.calibrated, about, rules.repeats)
+            call: tuple[Any, ...] = (visiting.calibrated, about, rules.repeats)
         else:
-            files = self._artifacts.place(built)
+            files = self.artifacts.place(built)
             options |= {"timeout": asks.run_timeout, "stage_in": [*asks.ship, *([files] if files else [])]}
             order = Order(files, built.value, rules.repeats, rules.warmups, about.round == 0, asks.counters, about)
-            future = self._executor.options(**options).submit(self._visit_there, order)
+            call = (self._visit_there, order)
 
         def done(future: Future[Visit]) -> None:
             visit = _visit_of(future, about)
-            if self.keeper and future.exception() is not None:  # what killed its worker left no visit for a report
-                options["key"] += "/failed"
-                self._executor.options(key=options["key"], label=options["label"]).submit(noted, visit)
+            if isinstance(future.exception(), GangError):
+                self.gone.add(host)
+            self._note_failure(future, visit, options)
             then(visit)
 
-        self._then(future, done)
+        self._send(options, call, done)
+
+    def _note_failure(self, future: Future[Any], what: Built | Visit, options: dict[str, Any]) -> None:
+        """What killed its worker left nothing in the journal that a report could be made from: put it there."""
+        if self.keeper and isinstance(future.exception(), (TaskTimeout, WorkerDied)):
+            self._executor.options(key=f"{options['key']}/failed", label=options["label"]).submit(noted, what)
 
     def _visit_key(self, about: About, built: Built) -> str:
         how = repr((self._rules.repeats, self._rules.warmups, self._asks.cores, self._asks.counters))
         where = (about.host, about.kind, about.session, str(about.round))
         return "tune/visit/" + _hash(VERSION, self.token, built.digest, about.variant.key, *where, how)
-
-    def place(self, built: Built) -> str:
-        """Return where on the client the files of a build are, those that a failed one left too."""
-        return self._artifacts.place(built)
 
 
 def noted(what: T) -> T:
@@ -178,30 +220,46 @@ def noted(what: T) -> T:
 
 def _built_of(future: Future[Built]) -> Built:
     """Return what came of a build, also where its worker was killed. Raises what is no fault of the build."""
-    try:
+    error = future.exception()
+    if error is None:
         return future.result()
-    except TaskTimeout as error:
-        return Built(TIMEOUT, stderr=str(error))
-    except WorkerDied as error:
-        return Built(NO_MEMORY if error.signal == SIGKILL else ERROR, stderr=str(error), host=error.host)
-    except MainstayError:
-        raise
-    except Exception as error:  # the function could not be unpickled, or its result not pickled
-        return Built(ERROR, stderr=f"{type(error).__name__}: {error}")
+    return Built(_class_of(error, ERROR, ERROR), stderr=_said(error), host=getattr(error, "host", ""))
 
 
 def _visit_of(future: Future[Visit], about: About) -> Visit:
-    try:
+    error = future.exception()
+    if error is None:
         return future.result()
-    except TaskTimeout as error:
-        return Visit(TIMEOUT, about, message=str(error), host=about.host)
-    except WorkerDied as error:
-        status = NO_MEMORY if error.signal == SIGKILL else CRASH
-        return Visit(status, about, message=str(error), host=about.host)
-    except MainstayError:
-        raise
-    except Exception as error:
-        return Visit(visiting.ERROR, about, message=f"{type(error).__name__}: {error}", host=about.host)
+    return Visit(_class_of(error, CRASH, visiting.ERROR), about, message=_said(error), host=about.host)
+
+
+def _class_of(error: BaseException, died: str, otherwise: str) -> str:
+    """Return the class of a call's failure. Raises the error where it is the pool's."""
+    if isinstance(error, TaskTimeout):
+        return TIMEOUT
+    if isinstance(error, GangError) or is_lost(error):
+        return LOST
+    if isinstance(error, WorkerDied):
+        return NO_MEMORY if error.signal == SIGKILL else died
+    if isinstance(error, MainstayError) or not isinstance(error, Exception):
+        raise error
+    return otherwise  # the function could not be unpickled, or its result not pickled
+
+
+def _said(error: BaseException) -> str:
+    return str(error) if isinstance(error, MainstayError) else f"{type(error).__name__}: {error}"
+
+
+def paths_of(ship: Sequence[str | os.PathLike[str]]) -> tuple[str, ...]:
+    """Return the absolute paths of what is shipped. Raises `TypeError` for a single path."""
+    if isinstance(ship, (str, os.PathLike)):
+        raise TypeError(f"ship is a list of paths, as [{os.fspath(ship)!r}]; given: {ship!r}")
+    return tuple(map(os.path.abspath, ship))
+
+
+def is_lost(error: BaseException | None) -> bool:
+    """Whether a call ended since its node did: then nobody was left to see how its worker ended."""
+    return isinstance(error, WorkerDied) and error.signal is None and error.exitcode is None
 
 
 def _hash(*words: str) -> str:

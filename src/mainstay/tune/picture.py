@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from statistics import quantiles
+from statistics import median, quantiles
 from typing import TYPE_CHECKING
 
-from mainstay.tune.building import OK
+from mainstay.tune.table import MEASURED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,7 +40,7 @@ def _distributions(axes: Axes, table: Table, host: str) -> None:
     rows = [row for row in table.of(host) if row.visits][:MOST]
     samples = [[seconds * 1e3 for seconds in row.seconds] for row in rows]
     furthest = max(quantiles([min(times), *times], n=4, method="inclusive")[-1] for times in samples) * 1.3
-    axes.boxplot(samples, vert=False, widths=0.6, sym=".")
+    axes.boxplot(samples, orientation="horizontal", widths=0.6, sym=".")
     axes.set_xlim(min(map(min, samples)) * 0.97, furthest)
     axes.set_yticks(range(1, len(rows) + 1), [_name(row, furthest) for row in rows], fontsize=7)
     axes.invert_yaxis()
@@ -54,19 +54,33 @@ def _name(row: Row, furthest: float) -> str:
 
 
 def _progress(axes: Axes, table: Table, hosts: list[str]) -> None:
-    started = min(visit.began for row in table for visit in row.visits.values())
     for host in hosts:
-        ends = [
-            (max(visit.began + visit.lasted for visit in row.visits.values()) - started, row.median)
-            for row in table
-            if row.host == host and row.status == OK and row.median
-        ]
-        best, times, values = float("inf"), [], []
-        for at, seconds in sorted(ends):
-            best = min(best, seconds)
-            times.append(at)
-            values.append(best * 1e3)
-        axes.step(times, values, where="post", label=host, marker=".")
-    axes.set_xlabel("s since the first sample")
+        line = best_so_far([row for row in table if row.host == host and row.status in MEASURED])
+        if not line:
+            continue
+        times, values = zip(*((at - table.began, seconds * 1e3) for at, seconds in line), strict=True)
+        axes.step(times, values, where="post", label=host)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("s since the sweep began")
     axes.set_ylabel("best so far (ms)")
     axes.legend(fontsize=7)
+
+
+def best_so_far(rows: list[Row]) -> list[tuple[float, float]]:
+    """Return the least median (s) of all rows after each visit, with the time of that (s since 1970).
+
+    It may rise: a median of few visits is known better after the next.
+    """
+    ends = [
+        (visit.began + visit.lasted, place, median(visit.seconds))
+        for place, row in enumerate(rows)
+        for visit in row.visits.values()
+    ]
+    seen: dict[int, list[float]] = {}
+    medians: dict[int, float] = {}
+    line = []
+    for at, place, seconds in sorted(ends):
+        seen.setdefault(place, []).append(seconds)
+        medians[place] = median(seen[place])
+        line.append((at, min(medians.values())))
+    return line

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from mainstay.journal import sqlite
-from mainstay.journal.record import Call, Choice
-from mainstay.keeping import Damaged, unwrap
-from mainstay.tune.building import NO_MEMORY, OK, TIMEOUT, Built
+from mainstay.journal.record import Choice
+from mainstay.keeping import unwrap
+from mainstay.tune.artifacts import command_of
+from mainstay.tune.building import OK, Built
 from mainstay.tune.session import CALIBRATION, Course, Session
-from mainstay.tune.table import Row, Table
-from mainstay.tune.variants import Variant
-from mainstay.tune.visiting import CRASH, About, Visit
-
-UNFINISHED = "unfinished"
-BUILD = re.compile(r"build \[(.*)\] for (.*)")
+from mainstay.tune.table import UNFINISHED, Row, Table
+from mainstay.tune.visiting import About, Visit
 
 
 class Place(NamedTuple):
@@ -32,29 +29,24 @@ def tables(journal: str | os.PathLike[str]) -> list[Table]:
     """Return what each tuner measured, by a journal; the latest is the last. Raises `JournalError`."""
     store = sqlite.Store(journal, write=False)
     try:
-        visits = list(_results(store, "measure *"))
-        builds = list(_results(store, "build *"))
+        visits = [one for one in _results(store, "measure *") if isinstance(one, Visit)]
+        builds = [one for one in _results(store, "build *") if isinstance(one, Built)]
     finally:
         store.close()
-    tuners = dict.fromkeys(visit.about.tuner for _, visit in visits if isinstance(visit, Visit) and visit.about)
-    return [_table([visit for _, visit in visits if _of(visit, tuner)], builds) for tuner in tuners]
+    by_tuner: dict[str, list[Visit]] = {}
+    for visit in visits:
+        if visit.about is not None:
+            by_tuner.setdefault(visit.about.tuner, []).append(visit)
+    return [_table(those, builds) for those in by_tuner.values()]
 
 
-def _of(visit: Any, tuner: str) -> bool:
-    return isinstance(visit, Visit) and visit.about is not None and visit.about.tuner == tuner
-
-
-def _results(store: sqlite.Store, label: str) -> Iterator[tuple[Call, Any]]:
+def _results(store: sqlite.Store, label: str) -> Iterator[Any]:
     for call in store.calls(Choice(label=label)):
-        try:
-            yield call, unwrap(store.load(call.id))
-        except Damaged:
-            continue
-        except Exception as error:  # what a call raised, by the word of the journal
-            yield call, error
+        with suppress(Exception):  # damaged, or what a call raised, of which there is a note besides
+            yield unwrap(store.load(call.id))
 
 
-def _table(visits: list[Visit], builds: list[tuple[Call, Any]]) -> Table:
+def _table(visits: list[Visit], builds: list[Built]) -> Table:
     places: dict[Place, dict[tuple[str, int], Visit]] = {}
     for visit in visits:
         about = visit.about
@@ -68,7 +60,10 @@ def _table(visits: list[Visit], builds: list[tuple[Call, Any]]) -> Table:
         ordered = sorted(session.calibration.visits.items())
         calibrations.setdefault(place.host, []).extend(visit for _, visit in ordered)
         rows += [_row(course, abouts[key]) for key, course in session.courses.items()]
-    return Table([*rows, *_failed(builds)], calibrations)
+    hosts = {kind: {row.host for row in rows if row.kind == kind} for kind in {row.kind for row in rows}}
+    latest = {(built.variant, built.kind): built for built in builds}
+    failed = [row for built in latest.values() for row in _failed(built, hosts.get(built.kind, [built.host]))]
+    return Table([*rows, *failed], calibrations)
 
 
 def replayed(seed: str, visits: dict[tuple[str, int], Visit]) -> tuple[Session, dict[str, About]]:
@@ -97,28 +92,9 @@ def _row(course: Course, about: About) -> Row:
     return row
 
 
-def _failed(builds: list[tuple[Call, Any]]) -> Iterator[Row]:
-    """Return a row for each build that failed."""
-    for call, built in builds:
-        match = BUILD.fullmatch(call.label)
-        if match is None or (isinstance(built, Built) and built.status == OK):
-            continue
-        variant = _variant(match[1])
-        if isinstance(built, Built):
-            yield Row(variant, built.host, match[2], built.status, message=built.stderr, command=built.command)
-        else:
-            yield Row(variant, call.host, match[2], _class_of(built), message=str(built))
-
-
-def _class_of(error: object) -> str:
-    from mainstay.errors import TaskTimeout, WorkerDied
-
-    if isinstance(error, TaskTimeout):
-        return TIMEOUT
-    return NO_MEMORY if isinstance(error, WorkerDied) and error.signal == 9 else CRASH
-
-
-def _variant(text: str) -> Variant:
-    """Return a variant as a label says it."""
-    pairs = (word.partition("=") for word in text.split(" ") if "=" in word)
-    return Variant(**{name: value for name, _, value in pairs})
+def _failed(built: Built, hosts: Iterable[str]) -> Iterator[Row]:
+    """Return a row for each node of its kind, if a build failed."""
+    if built.variant is None or built.status == OK:
+        return
+    for host in hosts:
+        yield Row(built.variant, host, built.kind, built.status, message=built.stderr, command=command_of(built))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from math import inf
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 EARLY = 3  # visits after which a variant may be left for being clearly slower
 
@@ -30,10 +31,29 @@ class Rules(NamedTuple):
 
     def check(self) -> None:
         """Raise `ValueError` for what cannot be."""
-        least, most = self.rounds
-        if self.repeats < 1 or self.warmups < 0:
-            raise ValueError(f"repeats >= 1 and warmups >= 0; given: {self.repeats} and {self.warmups}")
-        if not 1 <= least <= most:
-            raise ValueError(f"rounds are (least, most) with 1 <= least <= most; given: {self.rounds}")
-        if not (self.precision > 0 and self.unstable > 0 and self.seconds > 0 and self.slower > 1):
-            raise ValueError("precision, unstable and seconds must be > 0, and slower > 1 (inf: none is left early)")
+        for name, least in (("repeats", 1), ("warmups", 0)):
+            value = getattr(self, name)
+            if type(value) is not int or value < least:
+                raise ValueError(f"{name} is an int >= {least}; given: {value!r}")
+        rounds: object = self.rounds
+        if not (_are_ints(rounds) and len(rounds) == 2 and 1 <= rounds[0] <= rounds[1]):
+            raise ValueError(f"rounds are (least, most), ints with 1 <= least <= most; given: {rounds!r}")
+        for name, above in (("precision", 0), ("unstable", 0), ("seconds", 0), ("slower", 1)):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or not value > above:
+                more = "; math.inf: none is left early" if name == "slower" else ""
+                raise ValueError(f"{name} is a number > {above}{more}; given: {value!r}")
+
+
+def rules_of(given: Mapping[str, Any]) -> Rules:
+    """Return rules by their names. Raises `TypeError` for one that there is not, `ValueError` for what cannot be."""
+    unknown = sorted(given.keys() - set(Rules._fields))
+    if unknown:
+        raise TypeError(f"there is no option {', '.join(unknown)}; rules are {', '.join(Rules._fields)}")
+    rules = Rules(**given)
+    rules.check()
+    return rules
+
+
+def _are_ints(value: object) -> TypeGuard[Sequence[int]]:
+    return isinstance(value, (tuple, list)) and all(type(one) is int for one in value)

@@ -15,7 +15,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mainstay.tune.building import OK
-from mainstay.tune.crew import noted
+from mainstay.tune.crew import Node, noted
 from mainstay.tune.session import UNSTABLE, Course
 from mainstay.tune.table import Table
 from mainstay.tune.variants import TRIES, Constraint, Space, Variant, draw
@@ -23,23 +23,26 @@ from mainstay.tune.variants import TRIES, Constraint, Space, Variant, draw
 if TYPE_CHECKING:
     from mainstay.tune.tuner import Trial, Tuner
 
+PROPOSALS = 30  # of Optuna, for one that is new and meets the constraint
 AHEAD = 2  # trials for each node at once: one is built while another is measured
 
 
 class Random:
-    """Draws points at random, none twice while there are others."""
+    """Draws points at random, none twice. `asked` are the keys of those that were asked for."""
 
     def __init__(self, space: Space, seed: int = 0, constraint: Constraint | None = None) -> None:
         self._space, self._constraint = space, constraint
         self._chance = Chance(seed)  # noqa: S311  no secret
-        self._asked: set[str] = set()
+        self.asked: set[str] = set()
 
     def ask(self) -> Variant | None:
         """Return a point; None where there seem to be no others."""
         for _ in range(TRIES):
             variant = draw(self._space, self._chance, self._constraint)
-            if variant.key not in self._asked:
-                self._asked.add(variant.key)
+            if variant is None:
+                return None
+            if variant.key not in self.asked:
+                self.asked.add(variant.key)
                 return variant
         return None
 
@@ -54,6 +57,8 @@ class Random:
 class Tpe:
     """Optuna's tree-structured Parzen estimator (Bergstra et al. 2011), by its ask-and-tell interface.
 
+    No point is measured twice: where Optuna proposes nothing else, a point is drawn at random.
+
     Raises `ImportError` where Optuna is not there.
     """
 
@@ -63,36 +68,45 @@ class Tpe:
         except ImportError as error:
             raise ImportError("strategy='tpe' wants Optuna: pip install 'mainstay[tune]'; 'random' does not") from error
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._space, self._constraint = space, constraint
+        self._constraint = constraint
         self._study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed, constant_liar=True))
         categorical = optuna.distributions.CategoricalDistribution
         self._ranges: dict[str, Any] = {name: categorical(list(choices)) for name, choices in space.items()}
-        self._pruned = optuna.trial.TrialState.FAIL
-        self._trials: dict[str, list[Any]] = {}
+        self._left_out = optuna.trial.TrialState.FAIL  # the estimator learns nothing from such a trial
+        self._others = Random(space, seed, constraint)
+        self._trials: dict[str, Any] = {}
 
     def ask(self) -> Variant | None:
         """Return a point; None where none that meets the constraint is found."""
-        for _ in range(TRIES):
+        for _ in range(PROPOSALS):
             trial = self._study.ask(self._ranges)
             variant = Variant(**trial.params)
-            if self._constraint is None or self._constraint(variant):
-                self._trials.setdefault(variant.key, []).append(trial)
+            if variant.key not in self._trials and (self._constraint is None or self._constraint(variant)):
+                self._others.asked.add(variant.key)
+                self._trials[variant.key] = trial
                 return variant
-            self._study.tell(trial, state=self._pruned)
-        return None
+            self._study.tell(trial, state=self._left_out)
+        other = self._others.ask()
+        if other is not None:
+            self._take(other)
+        return other
 
     def tell(self, variant: Variant, ratio: float) -> None:
         """The point took so many times what the baseline did; infinite: it failed."""
-        trial = self._trials[variant.key].pop(0)
+        trial = self._trials[variant.key]
         if ratio < inf:
             self._study.tell(trial, ratio)
         else:
-            self._study.tell(trial, state=self._pruned)
+            self._study.tell(trial, state=self._left_out)
 
     def recall(self, variant: Variant) -> None:
         """This point was asked for in an earlier run."""
+        self._others.asked.add(variant.key)
+        self._take(variant)
+
+    def _take(self, variant: Variant) -> None:
         self._study.enqueue_trial(dict(variant))
-        self.ask()
+        self._trials[variant.key] = self._study.ask(self._ranges)
 
 
 STRATEGIES = {"random": Random, "tpe": Tpe}
@@ -113,8 +127,13 @@ class Search:
             if strategy not in STRATEGIES:
                 raise ValueError(f"strategy is one of {', '.join(STRATEGIES)}, or an object; given: {strategy!r}")
             strategy = STRATEGIES[strategy](space, tuner.seed, constraint)
-        if budget < 1:
-            raise ValueError(f"budget is how many points are measured, at least 1; given: {budget}")
+        if not (hasattr(strategy, "ask") and hasattr(strategy, "tell")) or isinstance(strategy, type):
+            names = ", ".join(STRATEGIES)
+            raise TypeError(f"strategy is one of {names}, or an object with ask() and tell(); given: {strategy!r}")
+        if type(budget) is not int or budget < 1:
+            raise ValueError(f"budget is how many points are measured, an int >= 1; given: {budget!r}")
+        if not (constraint is None or callable(constraint)):
+            raise TypeError(f"constraint is a function of a variant, or None; given: {constraint!r}")
         self._tuner, self._strategy, self._budget = tuner, strategy, budget
         self._name = f"tune/ask/{tuner.crew.token}/{sorted(space.items())!r}/{type(strategy).__name__}/{tuner.seed}"
         self._trials: list[Trial] = []
@@ -135,6 +154,8 @@ class Search:
             return
         asked = self._ask(number)
         if asked.variant is None:
+            if not self._trials:
+                raise ValueError(f"no point was found that meets the constraint, in {TRIES} draws; is there one?")
             self._numbers = iter(())  # there are no other points
             return
         self._begin(number, asked.variant, asked.bar)
@@ -156,14 +177,24 @@ class Search:
         from mainstay.tune.tuner import Trial
 
         baseline = self._baseline = variant if self._baseline is None else self._baseline
-        node = self._nodes[number % len(self._nodes)]
+        node = self._node(number)
         seed = f"{self._tuner.seed}/{number}/{node.host}"
-        trial = Trial(self._tuner, node, seed, baseline, bar, lambda: self._ended(trial))
+        trial = Trial(self._tuner, node, seed, baseline, bar, lambda: self._ended(number, trial))
         self._trials.append(trial)
         trial.begin([baseline, variant] if variant != baseline else [variant])
 
-    def _ended(self, trial: Trial) -> None:
+    def _node(self, number: int) -> Node:
+        """Return the node whose turn it is; another one, where that was lost."""
+        gone = self._tuner.crew.gone
+        standing = [node for node in self._nodes if node.host not in gone] or self._nodes
+        node = self._nodes[number % len(self._nodes)]
+        return node if node in standing else standing[number % len(standing)]
+
+    def _ended(self, number: int, trial: Trial) -> None:
         variant = trial.variants[-1]
+        if trial.node.host in self._tuner.crew.gone and self._node(number) != trial.node:
+            self._begin(number, variant, trial.bar)  # on another node, from the beginning
+            return
         ratio = ratio_of(trial.session.courses.get(variant.key), trial.session.courses.get(trial.variants[0].key))
         self._best = min(self._best, ratio)
         self._strategy.tell(variant, ratio)

@@ -9,7 +9,7 @@ begun again with the same samples takes the same way, and meets in the journal a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from random import Random
@@ -38,7 +38,7 @@ class Course:
     @property
     def medians(self) -> dict[int, float]:
         """The median (s) of each visit, by round."""
-        return {number: median(visit.seconds) for number, visit in self.visits.items()}
+        return medians_of(self.visits)
 
     @property
     def interval(self) -> Interval:
@@ -140,6 +140,11 @@ def status_of(course: Course, rules: Rules, best: float) -> str:
     if len(medians) >= rules.rounds[1] or course.lasted >= rules.seconds:
         return UNSTABLE if rules.unstable < width < inf else OK  # infinite: too few rounds to tell
     return ""
+
+
+def medians_of(visits: Mapping[int, Visit]) -> dict[int, float]:
+    """Return the median (s) of each of some visits, by round."""
+    return {number: median(visit.seconds) for number, visit in visits.items()}
 
 
 def seconds_of(visits: Sequence[Visit]) -> list[float]:

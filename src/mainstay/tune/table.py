@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 
 from mainstay.tune.building import OK
 from mainstay.tune.machine import Machine
-from mainstay.tune.session import SLOWER, UNSTABLE, Course, seconds_of
-from mainstay.tune.statistics import FEWEST, Comparison, Interval, compare
+from mainstay.tune.session import SLOWER, UNSTABLE, medians_of, seconds_of
+from mainstay.tune.statistics import FEWEST, Comparison, Interval, compare, interval
 from mainstay.tune.variants import Variant
-from mainstay.tune.visiting import Visit
+from mainstay.tune.visiting import LOST, Visit
 
 NOISY = 0.05  # spread or drift of the calibration kernel, as a part of its median, above which a node is noisy
-MEASURED = (OK, UNSTABLE, SLOWER)  # classes of rows that have samples
+UNFINISHED = "unfinished"  # by a journal: the run goes on, or was killed
+MEASURED = (OK, UNSTABLE, SLOWER, LOST, UNFINISHED)  # classes of rows whose samples are good
 LESS = 0.005  # differences that are not told, as a part, however sure
 
 
@@ -29,8 +30,8 @@ class Row:
 
     `session` tells which rows were measured in the same rounds. `status` is "ok", or the class of failure:
     "build error", "crash" (a signal), "timeout", "wrong answer", "out of memory", "error" (an exception or exit code),
-    "unstable" (it has samples, too widely spread), or "slower" (left early). `message` says more of it, and `command`
-    repeats the build that failed.
+    "node lost", "unstable" (it has samples, too widely spread), or "slower" (left early). `message` says more of it,
+    and `command` repeats the build that failed.
     """
 
     variant: Variant
@@ -53,12 +54,13 @@ class Row:
 
     @property
     def medians(self) -> dict[int, float]:
-        return {number: median(visit.seconds) for number, visit in self.visits.items()}
+        """The median (s) of each visit, by round."""
+        return medians_of(self.visits)
 
     @property
     def interval(self) -> Interval | None:
         """The median of the rounds' medians, and its 95 % confidence interval."""
-        return Course(self.variant, self.visits).interval if self.visits else None
+        return interval(list(self.medians.values())) if self.visits else None
 
     @property
     def median(self) -> float | None:
@@ -66,14 +68,14 @@ class Row:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the row as names and plain values."""
-        interval, seconds = self.interval, self.seconds
+        of, seconds = self.interval, self.seconds
         ordered = [self.visits[number] for number in sorted(self.visits)]
         first, last = (ordered[0], ordered[-1]) if ordered else (None, None)
         machine = self.machine
         plain: dict[str, Any] = {
             **self.variant, "host": self.host, "kind": self.kind, "status": self.status,
             "median": self.median,
-            "low": _finite(interval and interval.low), "high": _finite(interval and interval.high),
+            "low": _finite(of and of.low), "high": _finite(of and of.high),
             "minimum": min(seconds, default=None), "mean": fmean(seconds) if seconds else None,
             "samples": len(seconds), "rounds": len(self.visits), "baseline": self.is_baseline,
             "cpu_seconds": median(one for visit in ordered for one in visit.cpu) if ordered else None,
@@ -150,6 +152,12 @@ class Table:
         first = next((row for row in rows if row.is_baseline), None)
         return [row for row in rows if row is first or not row.is_baseline]
 
+    @property
+    def began(self) -> float:
+        """When the sweep or search began (s since 1970), by the client's clock; of one in several runs, the first."""
+        visits = [visit for row in self.rows for visit in row.visits.values()]
+        return min((visit.about.began for visit in visits if visit.about is not None), default=0.0)
+
     # -- who is fastest
 
     @property
@@ -173,14 +181,20 @@ class Table:
         raise ValueError(f"there are {len(by_kind)} kinds of nodes ({', '.join(by_kind)}); see best_by_kind")
 
     def _best_of(self, rows: Sequence[Row]) -> Best | None:
-        """Return the best of one kind: by ratios to the baseline or, without one, to the fastest of each host."""
+        """Return the best of one kind: by ratios to the baseline or, where none was measured, to each host's fastest.
+
+        A row whose node was lost says nothing of its variant.
+        """
         least: dict[str, float] = {}
         for row in rows:
             if row.median is not None:
                 least[row.host] = min(row.median, least.get(row.host, row.median))
         scores: dict[Variant, list[float]] = {}
+        rows = [row for row in rows if row.status != LOST]
         for row in rows:
-            ratio = self.ratio(row) if self._baselines else row.median and row.median / least[row.host]
+            base = self._baselines.get((row.host, row.session))
+            is_relative = base is not None and base.visits
+            ratio = self.ratio(row) if is_relative else row.median and row.median / least[row.host]
             scores.setdefault(row.variant, []).append(ratio if ratio and row.status in (OK, UNSTABLE) else inf)
         means = {variant: fmean(map(log, ratios)) for variant, ratios in scores.items()}
         best = min(means, key=lambda variant: (means[variant], str(variant)), default=None)

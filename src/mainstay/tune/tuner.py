@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mainstay.tune import nodes as roll
 from mainstay.tune.artifacts import Artifacts
 from mainstay.tune.building import OK, Build, Built
-from mainstay.tune.crew import Asks, Crew, Node
+from mainstay.tune.crew import Asks, Crew, Node, paths_of
 from mainstay.tune.machine import Machine
-from mainstay.tune.rules import Rules
+from mainstay.tune.rules import rules_of
 from mainstay.tune.session import CALIBRATION, Course, Session
 from mainstay.tune.table import Row, Table
 from mainstay.tune.variants import Constraint, Space, Variant, check_space, distinct
-from mainstay.tune.visiting import About, Stages, Visit
+from mainstay.tune.visiting import About, Stages, Visit, words_of
 
 if TYPE_CHECKING:
     from mainstay.executor import Executor
@@ -40,7 +41,8 @@ class Tuner:
     Args:
         executor: a `mainstay.Executor`. With a journal, nothing is built or measured twice.
         run: `run(artifact)` is one sample: it returns seconds (float), None (it is timed), or a dict of metrics with
-            "seconds" in it or not; or a command, a list of words in which "{artifact}" is the artifact's path.
+            "seconds" in it or not; or a command, a list of words in which "{artifact}" is the artifact's path (where
+            nothing is built: "{name}" is the variant's value of that name).
         build: `build(variant, directory)` makes the artifact on a node, in a directory of its own, and returns it:
             paths in that directory (of files, which are shipped), or anything that can be pickled; None: all that is
             there. Or a `Build`, by commands. None: there is nothing to be built, and the variant is the artifact.
@@ -56,7 +58,8 @@ class Tuner:
             CPU model, CPU flags and the versions of tools.
         build_timeout, run_timeout: seconds for a build, and for a visit (its warm-up and samples).
         counters: whether hardware counters are read where the machine allows.
-        artifacts: a directory of the client where built files are kept; None: one that goes with this program.
+        artifacts: a directory of the client where built files are kept; None: one that goes with this program, but for
+            builds that failed, which stay in the user's cache for a month.
         alpha: the p below which variants are told apart.
         seed: of the order of visits, and of random search.
         log: is told lines for people; None: nobody is.
@@ -91,12 +94,20 @@ class Tuner:
         progress: Callable[[Progress], object] | None = None,
         **rules: Any,
     ) -> None:
-        if not callable(run) and (isinstance(run, str) or not run):
-            raise TypeError(f'run is a function of the artifact, or words as ["{{artifact}}", "1024"]; given: {run!r}')
-        self.rules = Rules(**rules)
-        self.rules.check()
+        self.rules = rules_of(rules)
+        stages = Stages("", build, run if callable(run) else words_of(run), check, setup)
+        stages.validate()
+        asks = Asks(cores, paths_of(ship), build_timeout, run_timeout, counters)
+        asks.validate()
+        if not 0 < alpha < 1:
+            raise ValueError(f"alpha is a probability, 0 < alpha < 1; given: {alpha!r}")
+        if nodes is not None and (type(nodes) is not int or nodes < 1):
+            raise ValueError(f"nodes is how many are to take part, an int >= 1, or None; given: {nodes!r}")
+        distinct([] if baseline is None else [baseline])
+        if isinstance(tools, str):
+            raise TypeError(f'tools are names of programs, as ["cc"]; given: {tools!r}')
         self.executor, self.baseline, self.alpha, self.seed = executor, baseline, alpha, seed
-        self._done = {"built": 0, "builds": 0, "visits": 0}
+        self._begin()
         self._progress = progress or (lambda progress: None)
         more = build.programs if isinstance(build, Build) else ()
         present = roll.roll_call(executor, tuple(dict.fromkeys([*tools, *more])), cores, nodes)
@@ -105,8 +116,6 @@ class Tuner:
         kinds = len({node.kind for node in self.nodes})
         for line in roll.lines(present, kinds, executor.describe().absent):
             (log or (lambda line: None))(line)
-        stages = Stages("", build, run, check, setup)
-        asks = Asks(cores, tuple(map(os.path.abspath, ship)), build_timeout, run_timeout, counters)
         self.crew = Crew(executor, stages, self.rules, asks, Artifacts(artifacts))
 
     @property
@@ -114,9 +123,14 @@ class Tuner:
         """The nodes that measure."""
         return [Node(it.host, str(self._kind_of(it)), it.tools) for it in self.machines.values()]
 
-    def measure(self, variants: Sequence[Variant]) -> Table:
+    def _begin(self) -> None:
+        self.began = time.time()
+        self._done = {"built": 0, "builds": 0, "visits": 0}
+
+    def measure(self, variants: Iterable[Variant]) -> Table:
         """Build variants for each kind of node, and measure all on each node. Returns when all is known."""
-        wanted = distinct([*([] if self.baseline is None else [self.baseline]), *variants])
+        self._begin()
+        wanted = distinct([*([] if self.baseline is None else [self.baseline]), *distinct(variants)])
         trials = [Trial(self, node, f"{self.seed}/{node.host}", self.baseline) for node in self.nodes]
         for trial in trials:
             trial.begin(wanted)
@@ -140,6 +154,7 @@ class Tuner:
         from mainstay.tune.search import Search
 
         check_space(space)
+        self._begin()
         return Search(self, space, strategy, budget, constraint).run()
 
     def table(self, trials: Sequence[Trial]) -> Table:
@@ -176,7 +191,7 @@ class Trial:
         then: Callable[[], None] | None = None,
     ) -> None:
         self._tuner, self.node, self._seed, self._then = tuner, node, seed, then or (lambda: None)
-        self._baseline, self._bar = baseline, bar
+        self._baseline, self.bar = baseline, bar
         self.session = Session(tuner.rules, seed, baseline, bar)
         self._built: dict[str, Built] = {}
         self.variants: list[Variant] = []
@@ -204,7 +219,7 @@ class Trial:
         tuner, node = self._tuner, self.node
         about = About(
             tuner.crew.token, self._seed, variant, node.host, node.kind, number, variant == self._baseline,
-            tuner.rules, self._bar, node.tools,
+            tuner.rules, self.bar, node.tools, tuner.began,
         )  # fmt: skip
 
         def visited(visit: Visit) -> None:
@@ -230,7 +245,7 @@ class Trial:
         row.tools, row.machine = node.tools, tuner.machines[node.host]
         if built.status != OK:
             row.message = built.stderr
-            row.command = built.command.replace("{directory}", tuner.crew.place(built))
+            row.command = tuner.crew.artifacts.command(built)
             return row
         course = self.session.courses[variant.key]
         row.status, row.visits, row.failures = course.status, course.visits, tuple(course.failures)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from random import Random
 from typing import Any
 
@@ -71,8 +71,21 @@ def _made(values: dict[str, Value]) -> Variant:
     return Variant(**values)
 
 
-def distinct(variants: Sequence[Variant]) -> list[Variant]:
+def filled(word: str, variant: Variant) -> str:
+    """Return a word of a command with the variant's values. Raises `ValueError` for one that names something else."""
+    try:
+        return word.format_map(variant)
+    except (LookupError, ValueError, AttributeError) as error:
+        names = ", ".join(f"{{{name}}}" for name in variant)
+        told = f"the command's word {word!r} is to name what the variant has, {names or 'nothing'}"
+        raise ValueError(f"{told}; a brace that is meant as such is written twice, {{{{ or }}}}") from error
+
+
+def distinct(variants: Iterable[Variant]) -> list[Variant]:
     """Return the variants without those that occurred before. Raises `TypeError` for what is none."""
+    if isinstance(variants, Variant) or not isinstance(variants, Iterable):
+        raise TypeError(f"variants are a list of mainstay.tune.Variant objects; given: {variants!r}")
+    variants = list(variants)
     for one in variants:
         if not isinstance(one, Variant):
             raise TypeError(f"variants are mainstay.tune.Variant objects; given: {one!r}")
@@ -81,18 +94,21 @@ def distinct(variants: Sequence[Variant]) -> list[Variant]:
 
 def check_space(space: Space) -> None:
     """Raise `ValueError` or `TypeError` for a space that has no points."""
+    if not isinstance(space, Mapping):
+        raise TypeError(f"a space is a mapping, as {{'tile': (8, 16, 32), 'unroll': range(1, 5)}}; given: {space!r}")
     if not space:
         raise ValueError("the space has no names; give it as {'tile': (8, 16, 32), 'unroll': range(1, 5)}")
     for name, choices in space.items():
         if isinstance(choices, str) or not isinstance(choices, (Sequence, range)) or not len(choices):
             raise TypeError(f"the space says {name!r}: {choices!r}; give a list, tuple or range of what it may be")
-        Variant(**{name: choices[0]})
+        for choice in choices:
+            Variant(**{name: choice})
 
 
-def draw(space: Space, chance: Random, constraint: Constraint | None) -> Variant:
-    """Return a random point of the space that meets the constraint. Raises `ValueError` where none is found."""
+def draw(space: Space, chance: Random, constraint: Constraint | None) -> Variant | None:
+    """Return a random point of the space that meets the constraint; None where none is found."""
     for _ in range(TRIES):
         variant = Variant(**{name: chance.choice(choices) for name, choices in space.items()})
         if constraint is None or constraint(variant):
             return variant
-    raise ValueError(f"of {TRIES} variants drawn from the space, none met the constraint")
+    return None

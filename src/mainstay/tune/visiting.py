@@ -12,18 +12,19 @@ import resource
 import subprocess
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from math import inf, nan
 from typing import Any, NamedTuple
 
 from mainstay.node.scratch import staged
 from mainstay.tune.building import NO_MEMORY, OK, TIMEOUT, Built, build, placed
 from mainstay.tune.counters import Counters
 from mainstay.tune.machine import calibrate, governor, load
-from mainstay.tune.programs import CommandFailed, call, is_short_of_memory
+from mainstay.tune.programs import CommandFailed, is_short_of_memory, timed
 from mainstay.tune.rules import Rules
-from mainstay.tune.variants import Variant
+from mainstay.tune.variants import Variant, filled
 
-CRASH, WRONG, ERROR = "crash", "wrong answer", "error"
+CRASH, WRONG, ERROR, LOST = "crash", "wrong answer", "error", "node lost"
 _states: dict[str, Any] = {}  # what `setup` made in this process, by tuner
 
 
@@ -36,6 +37,14 @@ class Stages(NamedTuple):
     check: Callable[..., Any] | None
     setup: Callable[[], Any] | None
 
+    def validate(self) -> None:
+        """Raise `TypeError` for what cannot be called."""
+        for name in ("build", "check", "setup"):
+            stage = getattr(self, name)
+            if stage is not None and not callable(stage):
+                more = ', a Build(["cc", "k.c", "-o", "k"], "k", ["k.c"])' if name == "build" else ""
+                raise TypeError(f"{name} is a function{more} or None; given: {stage!r}")
+
     def more(self) -> tuple[Any, ...]:
         """Return what each function is given last: what `setup` made, once in this process, where there is one."""
         if self.setup is None:
@@ -45,8 +54,18 @@ class Stages(NamedTuple):
         return (_states[self.token],)
 
 
+def words_of(run: Any) -> list[str]:
+    """Return a command's words. Raises `TypeError` for what is none."""
+    if not isinstance(run, Sequence) or isinstance(run, (str, bytes)) or not run:
+        raise TypeError(f'run is a function of the artifact, or words as ["{{artifact}}", "1024"]; given: {run!r}')
+    return [str(word) for word in run]
+
+
 class About(NamedTuple):
-    """What a record of the journal is about, so that a report can be made from it alone."""
+    """What a record of the journal is about, so that a report can be made from it alone.
+
+    `began` is when the sweep or search did (s since 1970).
+    """
 
     tuner: str
     session: str
@@ -58,6 +77,7 @@ class About(NamedTuple):
     rules: Rules
     bar: float
     tools: tuple[tuple[str, str], ...]
+    began: float
 
 
 class Order(NamedTuple):
@@ -93,10 +113,10 @@ class Visit(NamedTuple):
     lasted: float = 0.0
 
 
-def built(stages: Stages, variant: Variant) -> Built:
-    """Build a variant here."""
+def built(stages: Stages, variant: Variant, kind: str) -> Built:
+    """Build a variant here, for this kind of node."""
     assert stages.build is not None
-    return build(stages.build, variant, stages.more)
+    return build(stages.build, variant, stages.more)._replace(variant=variant, kind=kind)
 
 
 def calibrated(about: About, repeats: int) -> Visit:
@@ -152,16 +172,33 @@ def _sample(run: Any, artifact: Any, more: tuple[Any, ...], counters: Counters |
     if counters is not None:
         counters.start()
     began = time.perf_counter()
-    said: Any = None
-    if callable(run):
-        said = run(artifact, *more)
-    else:
-        call([str(artifact) if word == "{artifact}" else word for word in run])
+    said = run(artifact, *more) if callable(run) else timed(_spelt(run, artifact))
     wall = time.perf_counter() - began
     counted = counters.stop() if counters is not None else {}
-    metrics = dict(said) if isinstance(said, dict) else {}
-    seconds = metrics.pop("seconds", wall) if isinstance(said, dict) else wall if said is None else said
-    return Sample(float(seconds), _cpu_time() - used, metrics, counted)
+    metrics = dict(said) if isinstance(said, Mapping) else {"seconds": wall if said is None else said}
+    seconds = _seconds(metrics.pop("seconds", wall))
+    return Sample(seconds, _cpu_time() - used, metrics, counted)
+
+
+def _spelt(run: Sequence[str], artifact: Any) -> list[str]:
+    """Return a command with its artifact's path or, where nothing was built, with the variant's values."""
+    if isinstance(artifact, Variant):
+        return [filled(word, artifact) if "{" in word else word for word in run]
+    if not isinstance(artifact, (str, os.PathLike)):
+        raise TypeError(f"a command runs an artifact that is one path; use a function of it. It is {artifact!r}")
+    return [word.replace("{artifact}", os.fspath(artifact)) for word in run]
+
+
+def _seconds(said: Any) -> float:
+    """Return the seconds that a run told of. Raises `ValueError` for what cannot be a time."""
+    try:
+        seconds = float(said)
+    except (TypeError, ValueError):
+        seconds = nan
+    if not 0 < seconds < inf:
+        told = 'run returns seconds > 0, None (it is timed), or a dict of metrics with "seconds"'
+        raise ValueError(f"{told}; it gave {said!r}")
+    return seconds
 
 
 def _cpu_time() -> float:
@@ -175,7 +212,7 @@ def _noted(take: Callable[[list[Sample]], None]) -> Visit:
     status, message = OK, ""
     try:
         take(samples)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         status, message = _class_of(error)
     return Visit(
         status,
@@ -194,7 +231,7 @@ def _noted(take: Callable[[list[Sample]], None]) -> Visit:
     )
 
 
-def _class_of(error: Exception) -> tuple[str, str]:
+def _class_of(error: BaseException) -> tuple[str, str]:
     """Return the class of a failure, and what is to be said of it."""
     if isinstance(error, WrongAnswer):
         return WRONG, str(error)
