@@ -14,8 +14,9 @@ from mainstay.wire.connection import Connection
 class AgentState:
     """An agent as the client sees it."""
 
-    def __init__(self, connection: Connection, hello: dict[str, Any], namespace: str) -> None:
+    def __init__(self, connection: Connection, hello: dict[str, Any], namespace: str, site: int) -> None:
         self.connection, self.namespace = connection, namespace  # the launch by which it came
+        self.site = site  # the job that its node is in
         self.launch: int = hello["launch"]
         self.host: str = hello["host"]
         self.cores: int = hello["cores"]
