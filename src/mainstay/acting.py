@@ -196,14 +196,20 @@ class Acting:
         for gang in self._gangs.values():
             if worker in gang.members and worker.number not in gang.frames:
                 gang.fallen[worker.number] = Fallen(worker, end)
-                self._communicators.spoil(gang.members)
+                self._spoil(gang)
         self._communicators.forget(worker)
+
+    def _spoil(self, gang: Gang) -> None:
+        """A gang's communicator is not to be used again; who has too many such ones is to be replaced."""
+        for worker in self._communicators.spoil(gang.members):
+            if worker.number in self._pool.scheduler.workers:
+                self._pool.scheduler.workers[worker.number].stale = True
 
     def _disband(self, action: Disband) -> list[Action]:
         pool, task = self._pool, action.task
         gang = self._gangs.pop(task.id)
         if action.how != "returned" or any(frame.attempt for frame in gang.frames.values()):
-            self._communicators.spoil(gang.members)  # a message may be left in it
+            self._spoil(gang)  # a message may be left in it
         if action.how == "overran":
             return self.overran(task)
         if action.failed is None and all(frame.kind == Kind.PAUSED for frame in gang.frames.values()):

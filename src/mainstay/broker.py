@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from threading import get_ident
@@ -319,7 +319,7 @@ class Broker:
 
     def worker_joined(self, worker: WorkerState) -> None:
         self.registrar.noted()
-        self.act(self.scheduler.joined(worker.number, now(), worker.host))
+        self.act(self.scheduler.joined(worker.number, now(), worker.host, worker.agent.site))
         self.muster.joined()
         self.resizing.growing.look()
 
@@ -331,7 +331,9 @@ class Broker:
         self.enrolments.lent(agent, frame)
 
     def headcount_changed(self) -> None:
+        staying = [worker for worker in self.roster.workers.values() if not worker.is_leaving]
         self.scheduler.gangs.kept = self.roster.kept()
+        self.scheduler.gangs.sites = Counter(worker.agent.site for worker in staying)
         self.scheduler.gangs.holds.cores = self.roster.cores
         self.muster.look()
         self.resizing.growing.look()

@@ -19,6 +19,7 @@ from mainstay.node.gang import WORLD, Leaf
 from mainstay.peers import WorkerState
 
 MOST_KEPT = 256  # communicators; MPICH has room for some 2,000 in a process
+MOST_SPOILT = 1000  # of a worker: those that are never freed take of that room, and with its process end
 Members = tuple[WorkerState, ...]
 
 
@@ -57,9 +58,13 @@ class Communicators:
         number = self._numbers[key] = self._numbers.pop(key)
         return number
 
-    def spoil(self, members: Sequence[WorkerState]) -> None:
-        """These members' communicator is not to be used again."""
-        self._numbers.pop(tuple(members), None)
+    def spoil(self, members: Sequence[WorkerState]) -> list[WorkerState]:
+        """These members' communicator is not to be used again; return those that have too many of this kind."""
+        if self._numbers.pop(tuple(members), None) is None:
+            return []
+        for worker in members:
+            worker.spoilt += 1
+        return [worker for worker in members if worker.spoilt >= MOST_SPOILT]
 
     def forget(self, worker: WorkerState) -> None:
         """A worker has ended."""

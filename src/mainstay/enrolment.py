@@ -148,10 +148,10 @@ class Enrolments:
         A program's ranks are no workers.
         """
         if isinstance(ranks, str):
-            wanted = Ranks(scope=ranks, root_only=gather == "root")
+            wanted = Ranks(scope=ranks, root_only=gather == "root", alone=is_program, is_program=is_program)
         else:
             least, most = (ranks, ranks) if isinstance(ranks, int) else ranks
-            wanted = Ranks(least, most, root_only=gather == "root")
+            wanted = Ranks(least, most, root_only=gather == "root", alone=is_program, is_program=is_program)
         if not is_program:
             self._check_mpi()
         self._check_size(wanted.least, ranks)
@@ -173,6 +173,11 @@ class Enrolments:
                 f"ranks={given!r} wants {least} workers at least, and the pool has {most}; "
                 f"ask for fewer ranks, or make the pool larger: Executor({least})"
             )
+
+    def division(self, gang: Ranks) -> str:
+        """Return why no job that the pool is in has enough workers for a gang (see `Gangs.division`)."""
+        scheduler = self._pool.scheduler
+        return scheduler.gangs.division(gang, list(scheduler.workers.values()))
 
     def places(self, workers: list[WorkerState]) -> Places:
         """Return where a program's ranks are to be: in the places of these workers, the first of which starts it."""
@@ -217,12 +222,13 @@ class Enrolments:
             self._pool.act(self._pool.scheduler.enrolled(numbers, "", now()))
         elif len(by_node) > 1 and self._joins is None:
             self._ask(launcher, [agent.host for agent in by_node], numbers)
-        elif self._joins:
-            for agent, some in by_node.items():
-                attempt = self._launches.attempt(agent.launch)
+        else:
+            together: dict[object, list[WorkerState]] = {}
+            for worker in workers:
+                together.setdefault(worker.agent if self._joins else worker.agent.site, []).append(worker)
+            for where, some in together.items():
+                attempt = self._launches.attempt(some[0].agent.launch) if where else None
                 self._launch(launcher if attempt is None else attempt.launcher, some)
-        elif workers:
-            self._launch(launcher, workers)
 
     def _ask(self, launcher: Launcher, hosts: list[str], numbers: list[int]) -> None:
         """Ask, in a thread, whether what will start ranks is of an MPI that can join namespaces; then begin."""
@@ -371,6 +377,10 @@ class Enrolments:
     def _give_up_too_large(self, time_now: float) -> None:
         """Nodes were lost, and have had their time to come back: what wants more workers than are left, has no hope."""
         gangs = self._pool.scheduler.gangs
+        for task in gangs.heads():
+            if task.gang is not None and (why := self.division(task.gang)) and self._pool.roster.is_complete():
+                gangs.remove(task)
+                self._pool.resolve(task, GangError(why))
         short = {task: why for task in gangs.heads() if (why := gangs.shortage(task))} if gangs.kept else {}
         if not short:
             self._short_since = None

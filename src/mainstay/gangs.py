@@ -61,7 +61,8 @@ class Gangs:
         self.kept: dict[str, int] = {}  # workers that the pool keeps on each node, those that are starting too
         self.ceiling = 0  # workers up to which the pool grows by itself
         self.may_enrol = False  # not before the pool stands: a namespace does not grow
-        self.joins = False  # whether MPI can join namespaces, as those that stand have told
+        self.sites: dict[int, int] = {}  # workers that the pool keeps at each site
+        self.joins: bool | None = None  # whether MPI can join namespaces, as those that stand have told
         self.parts, self.holds = Parts(self.add), Holds()
 
     # -- waiting
@@ -234,7 +235,14 @@ class Gangs:
         mine = living if is_free else [worker for worker in living if _may_have(gang, worker)]
         if gang.alone and gang.is_of_one_node:
             return [one for one in mine if self._least(gang, one, living) <= self.kept.get(one.node, 1)]
+        if len(self.sites) > 1 and self._is_of_one_site(gang):
+            there = self.sites if gang.on is None else Counter(worker.site for worker in mine)
+            return [one for one in mine if self._least(gang, one, living) <= there[one.site]]
         return mine
+
+    def _is_of_one_site(self, gang: Ranks) -> bool:
+        """Whether all workers of a gang must be: one launch has its ranks, and reaches no other job."""
+        return gang.is_program or (self.joins is False and not gang.alone)
 
     def _renew(self, task: Task, living: list[Worker]) -> bool:
         """Have the workers with ranks replaced, if no namespace can hold this gang; say whether one of them idles."""
@@ -244,18 +252,20 @@ class Gangs:
             return False
         if any(len(group) >= self._least(gang, group[0], living) for group in self._groups(gang, living)):
             return False
-        old = [worker for worker in living if worker.namespace and _may_have(gang, worker)]
+        old = [worker for worker in self._eligible(task, living) if worker.namespace]
         for worker in old:
             worker.stale = True
         return any(worker.idle for worker in old)
 
     def _groups(self, gang: Ranks, workers: Iterable[Worker]) -> Iterable[list[Worker]]:
         """Return those of the workers that can form this gang, by who can go with whom."""
-        groups: dict[tuple[str, str], list[Worker]] = {}
+        groups: dict[tuple[str, str, int], list[Worker]] = {}
         for worker in workers:
             if _may_have(gang, worker) and not worker.stale:
-                key = "" if self.joins or gang.alone else worker.namespace, worker.node if gang.is_of_one_node else ""
-                groups.setdefault(key, []).append(worker)
+                namespace = "" if self.joins or gang.alone else worker.namespace
+                node = worker.node if gang.is_of_one_node else ""
+                site = worker.site if self._is_of_one_site(gang) else 0
+                groups.setdefault((namespace, node, site), []).append(worker)
         return groups.values()
 
     def shortage(self, task: Task) -> str:
@@ -266,6 +276,24 @@ class Gangs:
         least, most = task.gang.least, max(sum(self.kept.values()), self.ceiling)
         told = f"it wants {least} workers at least; the pool has lost some, and has {most} now"
         return f"the gang cannot run: {told}" if least > most else ""
+
+    def division(self, gang: Ranks, workers: Iterable[Worker]) -> str:
+        """Return why a gang that cannot be of several sites cannot run, though these workers together are enough for
+        it; empty: it can."""
+        if len(self.sites) < 2 or not self._is_of_one_site(gang):
+            return ""
+        there, room = self.sites, max(0, self.ceiling - sum(self.sites.values()))
+        if gang.on is not None:
+            there, room = Counter(worker.site for worker in workers if worker.id in gang.on), 0
+        least = sum(there.values()) if gang.scope == "all" else gang.least
+        widest = max(there.values(), default=0) + room
+        if least <= widest:
+            return ""
+        whose = "of a program" if gang.is_program else "of this MPI, which cannot join several launches,"
+        return (
+            f"the gang cannot run: it wants {least} workers, ranks {whose} must be in one Slurm job, and of those jobs "
+            f"in which the pool is, none has more than {widest}; ask for fewer, or have the pool grow within its job"
+        )
 
     # -- when
 

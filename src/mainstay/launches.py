@@ -93,6 +93,11 @@ class Attempt:
             del self._rejoining[node]
 
     @property
+    def site(self) -> int:
+        """Which job its nodes are in, as a number; 0: this program's own, or none."""
+        return self.number if getattr(self.launcher, "has_its_own_job", False) else 0
+
+    @property
     def nodes(self) -> int:
         """How many agents will come."""
         self._started.wait(GRACE)  # an agent may come before `start` has returned

@@ -102,6 +102,7 @@ class Worker:
     among: OrderedDict[int, Worker] | None = None  # those with several tasks in hand, if it is one
     dying: bool = False  # it gets nothing more: it was killed, or is leaving
     leaving: bool = False  # it has been asked to, and goes when its hand is empty
+    site: int = 0  # the job that its node is in; no MPI launcher reaches from one into another
     namespace: str = ""  # the launch that its MPI rank is of; empty: it has none yet
     enrolling: bool = False  # it is becoming a rank
     stale: bool = False  # its namespace is of no use any more, so it is to be replaced when it idles

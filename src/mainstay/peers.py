@@ -14,8 +14,9 @@ from mainstay.wire.connection import Connection
 class AgentState:
     """An agent as the client sees it."""
 
-    def __init__(self, connection: Connection, hello: dict[str, Any], namespace: str) -> None:
+    def __init__(self, connection: Connection, hello: dict[str, Any], namespace: str, site: int) -> None:
         self.connection, self.namespace = connection, namespace  # the launch by which it came
+        self.site = site  # the job that its node is in
         self.launch: int = hello["launch"]
         self.host: str = hello["host"]
         self.cores: int = hello["cores"]
@@ -63,6 +64,7 @@ class WorkerState:
         self.overran: Task | None = None  # for which it was killed, and whose files are to come first
         self.port = ""  # where ranks of other namespaces reach it
         self.spent: list[int] = []  # communicators that it is to free
+        self.spoilt = 0  # communicators that it has and can never free
         self.is_leaving = False  # nobody takes its place
         self.is_taken = False  # it is killed for that, which is no blame for its task
         self.saving = False  # it has ended, and its agent brings what it left before it says so

@@ -110,7 +110,7 @@ class Roster:
         if attempt is None:
             connection.close()
             return
-        agent = AgentState(connection, hello, f"{attempt.launcher.name}-{attempt.number}")
+        agent = AgentState(connection, hello, f"{attempt.launcher.name}-{attempt.number}", attempt.site)
         if agent.stage and agent.stage["why"]:
             reason = f"{agent.host} runs from the shared environment, not from the staged one: {agent.stage['why']}"
             self._log(logging.WARNING, reason)

@@ -91,8 +91,8 @@ class Scheduler:
         members of process sets that have changed have theirs."""
         return self._dispatch(now) if self._roomy or self.queues.bound or self.gangs else []
 
-    def joined(self, worker_id: int, now: float, node: str = "") -> list[Action]:
-        worker = self.workers.setdefault(worker_id, Worker(worker_id, node, since=now))
+    def joined(self, worker_id: int, now: float, node: str = "", site: int = 0) -> list[Action]:
+        worker = self.workers.setdefault(worker_id, Worker(worker_id, node, since=now, site=site))
         self.gangs.holds.adopt(worker)
         self._settle(worker)
         return self._dispatch(now)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from mainstay.enrolment import Enrolments
+from mainstay.errors import GangError
 from mainstay.holds import Holds
 from mainstay.options import Options
 from mainstay.orders import Members, Ranks
@@ -22,10 +21,14 @@ def wanted(
     gang = None
     if options.ranks is not None:
         gang = enrolments.checked(options.ranks, options.gather, is_program=is_program)
-        gang = replace(gang, alone=True, is_program=True) if is_program else gang
     elif options.is_alone:
         return _alone(options, roster), None
-    return (gang, None) if options.on is None else registrar.narrowed(gang, options.on)
+    members = None
+    if options.on is not None:
+        gang, members = registrar.narrowed(gang, options.on)
+    if gang is not None and roster.is_complete() and (why_not := enrolments.division(gang)):
+        raise GangError(why_not)
+    return gang, members
 
 
 def _alone(options: Options, roster: Roster) -> Ranks:

