@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from mainstay.launch import LIBRARIES, Invitation, Launched
-from mainstay.launch.passing import Passing, is_here, remote_shell
 from mainstay.launch.process import RANK_VARIABLES, Process
 from mainstay.node.context import Places
 from mainstay.origin import Origin, origin
@@ -64,19 +63,19 @@ class MpiExec:
     def start_agents(self, invitation: Invitation, **more: str) -> Launched:
         """Start agents, given what their environment is to have besides this program's and the invitation.
 
-        Hosts are first given what they are to unpack, if there are several that a remote shell reaches. If an mpiexec
-        of the same environment is to start them, they unpack it first, so that it runs from there.
+        Hosts that a remote shell reaches are first given what they are to unpack, if there are several. If an mpiexec
+        of the same environment is to start agents, they unpack it first, so that it runs from there.
         """
         program, stage = self._find(), invitation.stage
         if program is None:
             raise FileNotFoundError(self.why_not())
-        start = functools.partial(self._start_agents, program, invitation, more)
-        if stage is None or not stage.travels:
+        start, beside = functools.partial(self._start_agents, program, invitation, more), is_beside(program)
+        if stage is None or not stage.travels or len(self._hosts) < (1 if beside else 2):
             return start()
-        hosts, beside = self._hosts or [os.uname().nodename], is_beside(program)
+        from mainstay.launch.passing import Passing, remote_shell
+
         shell = remote_shell(flavour_of(program), os.environ | more)
-        serves = shell if len(hosts) > 1 else beside and is_here(hosts[0])
-        return Passing(stage, hosts, shell, start, beside) if serves else start()
+        return Passing(stage, self._hosts, shell, start, beside) if shell else start()
 
     def _start_agents(
         self, program: str, invitation: Invitation, more: Mapping[str, str], sent: str = "", tree: str = ""

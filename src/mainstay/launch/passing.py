@@ -19,7 +19,6 @@ import shlex
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from mainstay.launch import LIBRARIES, Launched
@@ -29,8 +28,8 @@ from mainstay.stage.bootstrap import UNPACKED
 if TYPE_CHECKING:
     from mainstay.stage.bootstrap import Bootstrap
 
-PATIENCE = 20.0  # seconds for a host to answer, and
 AT_ONCE = 64  # remote shells
+PATIENCE = 20.0  # seconds for a host to answer, and
 SLOWEST = 4_000_000  # bytes a second from there on; one that takes longer reads the file itself
 # Batch systems by whose own programs, and not by ssh, launchers reach hosts where nobody tells them otherwise.
 BATCH = ("SLURM_JOB_ID", "SLURM_JOBID", "LSB_JOBID", "PE_HOSTFILE", "LOADL_STEP_ID")
@@ -58,7 +57,7 @@ RECEIVE = "; ".join(
 def remote_shell(flavour: str, environ: Mapping[str, str]) -> list[str]:
     """Return the words by which a launcher of that flavour runs a command on a host, whose name and command follow.
 
-    None where it does so by a program of its batch system's, or where there is no such shell.
+    Empty where it does so by a program of its batch system's, or where there is no such shell.
     """
     if flavour == "hydra":
         means = environ.get("HYDRA_LAUNCHER") or environ.get("HYDRA_BOOTSTRAP", "")
@@ -168,12 +167,14 @@ class Passing:
         if not is_served(said):
             said = self._run(self._reaching(host, self._receive), file)
         if not is_served(said):
-            self.unsent[host] = said
+            self.unsent[host] = " ".join(said.split())
         return SENT in said
 
     def _unpack(self) -> str:
         """Have all hosts unpack what they were sent; return where, if that is one place on all of them."""
         command = shlex.join([*self._variables(), *self._stage.command(["/bin/false"], self._place, UNPACKED)])
+        from concurrent.futures import ThreadPoolExecutor
+
         hosts = [*self._extra, *self._hosts]
         with ThreadPoolExecutor(min(len(hosts), AT_ONCE)) as threads:
             said = list(threads.map(lambda host: TOLD.search(self._run(self._reaching(host, command))), hosts))
