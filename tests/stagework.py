@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -42,7 +43,9 @@ def archive(path: Path, python: str = FAKE, **held: object) -> Bootstrap:
     tree: Tree = {"bin/python3": workshop.text(python, 0o755), "lib/data": workshop.text("data" * 10_000)}
     size = sum(file.size for file in tree.values())
     kind = head.kind_of(path)
-    manifest = Manifest("3.11.0", "any", edition(mainstay.__path__[0]), "/env", [], "", len(tree), size, size)
+    manifest = Manifest(
+        platform.python_version(), "any", edition(mainstay.__path__[0]), "/env", [], "", len(tree), size, size
+    )
     pack._write(path, kind, tree, manifest._replace(**held))  # type: ignore[arg-type]
     shutil.rmtree(workshop_at)
     manifest, start, size = head.read(path)
