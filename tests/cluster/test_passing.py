@@ -155,7 +155,6 @@ def test_an_mpiexec_of_the_environment_runs_from_its_copies_too(cluster, mount, 
     place = mount.path / kind
     trial = Trial(cluster, mount, shell, MAINSTAY_STAGE_DIR=str(disk))
     way, unsent, asked = trial.run(place, place / "env" / "bin" / "mpiexec", KIND, "gang")
-    print(asked)
     assert (way, unsent) == ("read once and sent to the nodes", {})
     assert {**asked, "login": 0} == {"login": 0, "n1": 0, "n2": 0, "n3": 0}
     assert all(path.startswith(str(disk)) for _, path in trial.ranks[0])
