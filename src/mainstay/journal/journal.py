@@ -191,11 +191,12 @@ class Journal:
         self.error, self._unwritten = None, 0
 
     def _write_together(self, records: list[Record]) -> None:
-        old = {record.key: self._failed[record.key] for record in records if record.key in self._failed}
+        keys = [record.key for record in records]
+        old = {key: self._failed[key] for key in self._failed.keys() & keys}
         written = [with_attempts(record, old) for record in records] if old else records
-        doubted = [self._done[record.key] for record in records if record.key in self._done]
+        doubted = [self._done[key] for key in self._done.keys() & keys]
         ids = self.store.write(written, [*doubted, *(call for call, _ in old.values())])
-        self._doubted.difference_update([record.key for record in written] if doubted else ())
+        self._doubted.difference_update(keys)
         for key in old:
             del self._failed[key]
         for record, call in zip(written, ids, strict=True):
