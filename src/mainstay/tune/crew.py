@@ -161,7 +161,9 @@ class Crew:
             if built.status == NO_MEMORY and tries > 1:
                 self._submit_build(key, variant, kind, nodes, tries - 1)
                 return
-            if built.status != LOST:  # another time there may be a node again
+            if built.status == LOST:
+                self.gone.update(hosts)
+            else:
                 self._built[key] = built
             for call in self._builds.pop(key):
                 call(built)
@@ -268,11 +270,12 @@ def _hash(*words: str) -> str:
 
 def _words(stages: Stages, ship: Sequence[str]) -> dict[str, str]:
     """Return what the user's functions and files are known by. Raises `UnreliableKey`."""
-    named = {name: _word(getattr(stages, name)) for name in ("build", "run", "check", "setup")}
+    named = {name: word_of(getattr(stages, name)) for name in ("build", "run", "check", "setup")}
     return named | {"ship": repr([one.key for one in look(list(ship))])}
 
 
-def _word(stage: Any) -> str:
+def word_of(stage: Any) -> str:
+    """Return what one of the user's functions is known by. Raises `UnreliableKey`."""
     from mainstay.journal.keys import function_key
 
     if isinstance(stage, Build):

@@ -17,7 +17,7 @@ from mainstay.tune.rules import rules_of
 from mainstay.tune.session import CALIBRATION, Course, Session
 from mainstay.tune.table import Row, Table
 from mainstay.tune.variants import Constraint, Space, Variant, check_space, distinct
-from mainstay.tune.visiting import About, Stages, Visit, words_of
+from mainstay.tune.visiting import LOST, About, Stages, Visit, words_of
 
 if TYPE_CHECKING:
     from mainstay.executor import Executor
@@ -235,6 +235,12 @@ class Trial:
             self._visit(variant, number)
         if self.session.is_over:
             self._then()
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the node went, and some of the trial with it."""
+        courses = self.session.courses.values()
+        return LOST in [built.status for built in self._built.values()] + [course.status for course in courses]
 
     def rows(self) -> list[Row]:
         return [self._row(variant, self._built[variant.key]) for variant in self.variants]
