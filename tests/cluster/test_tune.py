@@ -130,4 +130,5 @@ def test_a_host_is_lost_while_it_measures_and_the_others_go_on(cluster):
     assert set(medians) == {"n1", "n2"}  # and counts for nobody
     lost = [(host, x) for host, x, status, _ in searched if status == "node lost"]
     assert {host for host, _ in lost} == {"n3"}
-    assert {x for _, x, status, _ in searched if status == "ok"} == set(range(12)), "measured elsewhere"
+    found = sorted(x for _, x, status, _ in searched if status == "ok" and x != 0)  # the baseline is in each trial
+    assert found == list(range(1, 12)), "each is measured elsewhere, once"

@@ -317,6 +317,23 @@ class Told:
         self.ratios[variant] = ratio
 
 
+def test_a_point_is_told_once_though_its_node_is_gone(pool):
+    host = pool.workers[0].host
+    strategy = Told(*(Variant(a=a, b=False) for a in range(3)))
+    tell, told = strategy.tell, []
+    strategy.tell = lambda variant, ratio: (told.append(variant), tell(variant, ratio))
+
+    def lose(progress):
+        if progress.visits == 3 and not told:
+            tuner.crew.gone.add(host)
+
+    tuner = Tuner(pool, lambda variant: 1.0, progress=lose, **FEW)
+    table = tuner.search({"a": range(6), "b": (False, True)}, strategy, 4)
+    assert len(told) == len(set(told)) == 4
+    assert "node lost" in {row.status for row in table}
+    assert tuner.search({"a": range(6)}, "random", 2).best  # it may be there again
+
+
 def test_search_goes_where_it_is_faster_and_says_what_it_allows(pool):
     def run(variant):
         return 1.0 + abs(variant.a - 5) + (0.5 if variant.b else 0.0)

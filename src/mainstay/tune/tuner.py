@@ -99,13 +99,8 @@ class Tuner:
         stages.validate()
         asks = Asks(cores, paths_of(ship), build_timeout, run_timeout, counters)
         asks.validate()
-        if not 0 < alpha < 1:
-            raise ValueError(f"alpha is a probability, 0 < alpha < 1; given: {alpha!r}")
-        if nodes is not None and (type(nodes) is not int or nodes < 1):
-            raise ValueError(f"nodes is how many are to take part, an int >= 1, or None; given: {nodes!r}")
         distinct([] if baseline is None else [baseline])
-        if isinstance(tools, str):
-            raise TypeError(f'tools are names of programs, as ["cc"]; given: {tools!r}')
+        _check(alpha, nodes, tools)
         self.executor, self.baseline, self.alpha, self.seed = executor, baseline, alpha, seed
         self._begin()
         self._progress = progress or (lambda progress: None)
@@ -171,6 +166,16 @@ class Tuner:
         for name, count in done.items():
             self._done[name] += count
         self._progress(Progress(**self._done, course=course, host=host))
+
+
+def _check(alpha: float, nodes: int | None, tools: Sequence[str]) -> None:
+    """Raise `ValueError` or `TypeError` for what cannot be."""
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha is a probability, 0 < alpha < 1; given: {alpha!r}")
+    if nodes is not None and (type(nodes) is not int or nodes < 1):
+        raise ValueError(f"nodes is how many are to take part, an int >= 1, or None; given: {nodes!r}")
+    if isinstance(tools, str):
+        raise TypeError(f'tools are names of programs, as ["cc"]; given: {tools!r}')
 
 
 class Trial:
