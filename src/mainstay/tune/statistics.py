@@ -26,7 +26,7 @@ from typing import NamedTuple
 EXACT = 60
 FEWEST = 6  # values whose median has an interval of 95 %
 TEST = "Wilcoxon signed-rank test on interleaved pairs (Wilcoxon 1945)"
-BY: dict[str, Callable[[Sequence[float]], float]] = {"least": min, "median": median}
+BY: dict[str, Callable[[Sequence[float]], float]] = {"minimum": min, "median": median}
 
 
 class Interval(NamedTuple):
@@ -59,7 +59,7 @@ class Comparison(NamedTuple):
     """What came of comparing `a` with `b`: names, the ratio of their times (a / b), and what the test says.
 
     `p` is the probability of pairs as one-sided as these if neither were faster; `hosts` those that pairs are from,
-    each pair from one; `by`: what a visit counts for, "least" or "median" of its samples; `verdict`: "a is faster",
+    each pair from one; `by`: what a visit counts for, "minimum" or "median" of its samples; `verdict`: "a is faster",
     "b is faster" or "not told apart".
     """
 
@@ -71,7 +71,7 @@ class Comparison(NamedTuple):
     hosts: tuple[str, ...]
     alpha: float
     least: float
-    by: str = "least"
+    by: str = "minimum"
     test: str = TEST
 
     @property
@@ -94,7 +94,7 @@ def compare(
     hosts: Sequence[str],
     alpha: float,
     least: float,
-    by: str = "least",
+    by: str = "minimum",
 ) -> Comparison:
     """Compare two variants by pairs of their times (s). Raises `ValueError` where there are none.
 

@@ -204,13 +204,13 @@ class Table:
         return Best(rows[0].kind, best, medians)
 
     def compare(
-        self, a: Variant, b: Variant, host: str | None = None, *, by: str = "least", least: float = LESS
+        self, a: Variant, b: Variant, host: str | None = None, *, by: str = "minimum", least: float = LESS
     ) -> Comparison:
         """Return whether one variant is faster than the other, by a test that is named.
 
         Pairs are of one round of one host each. `host` restricts it to one; None: pairs of all hosts are taken
-        together, and the comparison says how many these are. `by` says what a visit counts for: its "least" sample, or
-        their "median", for a program whose own time varies. A difference below the part `least` is not told, however
+        together, and the comparison says how many these are. `by` says what a visit counts for: the "minimum" of its
+        samples, or their "median", for a program whose own time varies. A difference below the part `least` is not told, however
         sure.
 
         Raises `ValueError` where they were never measured in one round.
