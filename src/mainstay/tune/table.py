@@ -210,8 +210,8 @@ class Table:
 
         Pairs are of one round of one host each. `host` restricts it to one; None: pairs of all hosts are taken
         together, and the comparison says how many these are. `by` says what a visit counts for: the "minimum" of its
-        samples, or their "median", for a program whose own time varies. A difference below the part `least` is not told, however
-        sure.
+        samples, or their "median", for a program whose own time varies. A difference below the part `least` is not
+        told, however sure.
 
         Raises `ValueError` where they were never measured in one round.
         """
