@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+from math import inf
 from pathlib import Path
 
 import psutil
@@ -303,6 +304,36 @@ def test_a_sweep_that_was_broken_off_leaves_nothing_to_the_next(pool):
     assert tuner.measure(variants[:1]).best.variant == variants[0]
 
 
+class Told:
+    """A strategy that asks for these points, and notes what it is told."""
+
+    def __init__(self, *points):
+        self._points, self.ratios = [*points, Variant(a=5, b=True)], {}
+
+    def ask(self):
+        return self._points.pop(0)
+
+    def tell(self, variant, ratio):
+        self.ratios[variant] = ratio
+
+
+def test_a_point_is_told_once_though_its_node_is_gone(pool):
+    host = pool.workers[0].host
+    strategy = Told(*(Variant(a=a, b=False) for a in range(3)))
+    tell, told = strategy.tell, []
+    strategy.tell = lambda variant, ratio: (told.append(variant), tell(variant, ratio))
+
+    def lose(progress):
+        if progress.visits == 3 and not told:
+            tuner.crew.gone.add(host)
+
+    tuner = Tuner(pool, lambda variant: 1.0, progress=lose, **FEW)
+    table = tuner.search({"a": range(6), "b": (False, True)}, strategy, 4)
+    assert len(told) == len(set(told)) == 4
+    assert "node lost" in {row.status for row in table}
+    assert tuner.search({"a": range(6)}, "random", 2).best  # it may be there again
+
+
 def test_search_goes_where_it_is_faster_and_says_what_it_allows(pool):
     def run(variant):
         return 1.0 + abs(variant.a - 5) + (0.5 if variant.b else 0.0)
@@ -312,6 +343,11 @@ def test_search_goes_where_it_is_faster_and_says_what_it_allows(pool):
     table = tuner.search(space, "random", 40)  # more than there are
     assert table.best.variant == Variant(a=5, b=False)
     assert len({row.variant for row in table}) == 20
+    told = Told(Variant(a=9, b=False), Variant(a=5, b=False), Variant(a=0, b=True))
+    tuner = Tuner(pool, lambda variant: run(variant) if variant.a != 9 else 0.0, **(FEW | {"slower": 2.0}))
+    tuner.search(space, told, 4)  # the first point is the baseline, and fails
+    assert told.ratios[Variant(a=9, b=False)] == inf
+    assert told.ratios[Variant(a=5, b=True)] < inf  # the last, for which there is another one
     pytest.importorskip("optuna")
     assert len({row.session for row in tuner.search({"a": range(4)}, "tpe", 9)}) == 4  # none is measured twice
     for strategy in ("random", "tpe"):

@@ -8,6 +8,9 @@ from math import inf
 import pytest
 
 from mainstay.tune.statistics import compare, interval, pseudomedian, signed_rank
+from mainstay.tune.table import Row, Table
+from mainstay.tune.variants import Variant
+from mainstay.tune.visiting import Visit
 
 
 def drawn(seed: int, count: int, ratio: float, spread: float = 0.02) -> list[tuple[float, float]]:
@@ -60,6 +63,34 @@ def test_what_is_equal_is_seldom_told_apart_and_what_differs_is_found():
     apart = [compare(*names, drawn(seed, 20, 0.97), ["h"], 0.01, 0.005).verdict for seed in range(400)]
     assert apart.count("a is faster") >= 0.95 * 400
     assert apart.count("b is faster") == 0
+
+
+def disturbed(seed: int, ratio: float) -> Table:
+    """Two variants, 20 rounds of 9 samples (ms), on a machine where others take the core in most visits."""
+    chance = random.Random(seed)
+
+    def row(x: int, seconds: float) -> Row:
+        def sample() -> float:
+            return seconds * (1 + abs(chance.gauss(0, 0.01))) + (4 if chance.random() < busy else 0)
+
+        visits = {}
+        for number in range(20):
+            busy = chance.choice((0.1, 0.6))  # for as long as a visit
+            visits[number] = Visit("ok", seconds=tuple(sample() for _ in range(9)))
+        return Row(Variant(x=x), "h", "kind", "ok", visits=visits)
+
+    return Table([row(1, 1.0), row(2, ratio)])
+
+
+def test_what_others_add_to_a_time_hides_no_difference_and_makes_none():
+    def told(ratio: float, by: str) -> list[str]:
+        return [disturbed(seed, ratio).compare(Variant(x=1), Variant(x=2), by=by).verdict for seed in range(100)]
+
+    assert told(1.03, "minimum").count("a is faster") >= 95
+    assert told(1.03, "median").count("a is faster") < 50
+    assert told(1.0, "minimum").count("not told apart") >= 95
+    with pytest.raises(ValueError, match="one of minimum, median; given: 'mean'"):
+        told(1.0, "mean")
 
 
 def test_a_comparison_names_its_test_and_where_its_pairs_are_from():

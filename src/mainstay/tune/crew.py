@@ -109,13 +109,7 @@ class Crew:
     def _send(self, options: dict[str, Any], call: Sequence[Any], then: Then, losses: int = 0) -> None:
         """Have a call run, and then call back; where its node is lost under it, it runs again as if it never had."""
         key = {"key": f"{options['key']}/again {losses}"} if losses and self.keeper else {}
-        try:
-            future = self._executor.options(**(options | key)).submit(*call)
-        except ValueError as error:
-            if not self._executor.describe().hosts.keys().isdisjoint(options.get("nodes", ())):
-                raise
-            future = Future()  # the pool has given the node back
-            future.set_exception(GangError(str(error)))
+        future = self._submit(options | key, call)
 
         def done(future: Future[Any]) -> None:
             if is_lost(future.exception()) and losses < MOST_LOSSES:
@@ -126,6 +120,21 @@ class Crew:
         events = self._events  # of this run: what ends after that tells nobody
         self._under_way.add(future)
         future.add_done_callback(lambda future: events.put((future, done)))
+
+    def _submit(self, options: dict[str, Any], call: Sequence[Any]) -> Future[Any]:
+        """Return the future of a call; one that has failed, where all nodes that it may run on are gone."""
+        nodes = set(options.get("nodes", ()))
+        why = f"{', '.join(sorted(nodes))} did not come back"
+        if not nodes or not nodes <= self.gone:
+            try:
+                return self._executor.options(**options).submit(*call)
+            except ValueError as error:
+                if not nodes.isdisjoint(self._executor.describe().hosts):
+                    raise
+                why = str(error)  # the pool has given the node back
+        future: Future[Any] = Future()
+        future.set_exception(GangError(why))
+        return future
 
     # -- builds
 
@@ -161,7 +170,9 @@ class Crew:
             if built.status == NO_MEMORY and tries > 1:
                 self._submit_build(key, variant, kind, nodes, tries - 1)
                 return
-            if built.status != LOST:  # another time there may be a node again
+            if built.status == LOST:
+                self.gone.update(hosts)
+            else:
                 self._built[key] = built
             for call in self._builds.pop(key):
                 call(built)
@@ -178,9 +189,6 @@ class Crew:
     def visit(self, about: About, built: Built, then: Callable[[Visit], None]) -> None:
         """Visit a variant on a node, in a round of a session; then call back."""
         asks, rules, host = self._asks, self._rules, about.host
-        if host in self.gone:
-            then(Visit(LOST, about, message=f"{host} was lost, and did not come back", host=host))
-            return
         options: dict[str, Any] = {"exclusive": True, "cores": asks.cores, "nodes": [host], "worker_retries": 0}
         options |= {"retry_failed": False, "label": f"measure [{about.variant}] on {host}, round {about.round}"}
         if self.keeper:
@@ -268,11 +276,12 @@ def _hash(*words: str) -> str:
 
 def _words(stages: Stages, ship: Sequence[str]) -> dict[str, str]:
     """Return what the user's functions and files are known by. Raises `UnreliableKey`."""
-    named = {name: _word(getattr(stages, name)) for name in ("build", "run", "check", "setup")}
+    named = {name: word_of(getattr(stages, name)) for name in ("build", "run", "check", "setup")}
     return named | {"ship": repr([one.key for one in look(list(ship))])}
 
 
-def _word(stage: Any) -> str:
+def word_of(stage: Any) -> str:
+    """Return what one of the user's functions is known by. Raises `UnreliableKey`."""
     from mainstay.journal.keys import function_key
 
     if isinstance(stage, Build):

@@ -15,8 +15,8 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mainstay.tune.building import OK
-from mainstay.tune.crew import Node, noted
-from mainstay.tune.session import UNSTABLE, Course
+from mainstay.tune.crew import Node, noted, word_of
+from mainstay.tune.session import SLOWER, UNSTABLE, Course
 from mainstay.tune.table import Table
 from mainstay.tune.variants import TRIES, Constraint, Space, Variant, draw
 
@@ -135,7 +135,8 @@ class Search:
         if not (constraint is None or callable(constraint)):
             raise TypeError(f"constraint is a function of a variant, or None; given: {constraint!r}")
         self._tuner, self._strategy, self._budget = tuner, strategy, budget
-        self._name = f"tune/ask/{tuner.crew.token}/{sorted(space.items())!r}/{type(strategy).__name__}/{tuner.seed}"
+        what = f"{sorted(space.items())!r}/{word_of(constraint) if tuner.crew.keeper else ''}"
+        self._name = f"tune/ask/{tuner.crew.token}/{what}/{type(strategy).__name__}/{tuner.seed}"
         self._trials: list[Trial] = []
         self._baseline, self._best = tuner.baseline, inf
         self._nodes = tuner.nodes
@@ -192,10 +193,14 @@ class Search:
 
     def _ended(self, number: int, trial: Trial) -> None:
         variant = trial.variants[-1]
-        if trial.node.host in self._tuner.crew.gone and self._node(number) != trial.node:
+        if trial.is_lost and self._node(number) != trial.node:
             self._begin(number, variant, trial.bar)  # on another node, from the beginning
             return
-        ratio = ratio_of(trial.session.courses.get(variant.key), trial.session.courses.get(trial.variants[0].key))
+        courses = trial.session.courses
+        base = courses.get(trial.variants[0].key)
+        if self._tuner.baseline is None and self._baseline == trial.variants[0] and not (base and base.visits):
+            self._baseline = None  # it failed: the next point is
+        ratio = ratio_of(courses.get(variant.key), base)
         self._best = min(self._best, ratio)
         self._strategy.tell(variant, ratio)
         self._next()
@@ -203,7 +208,7 @@ class Search:
 
 def ratio_of(course: Course | None, base: Course | None) -> float:
     """Return how many times as long a variant took as another in the same rounds; infinite where it failed."""
-    if course is None or base is None or course.status not in (OK, UNSTABLE):
+    if course is None or base is None or course.status not in (OK, UNSTABLE, SLOWER):
         return inf
     mine, its = course.medians, base.medians
     logs = [log(mine[number] / its[number]) for number in mine.keys() & its.keys()]

@@ -5,15 +5,20 @@ the k-th greatest of n values enclose the median with the probability that a bin
 (W. J. Conover, Practical Nonparametric Statistics, 3rd ed., 1999, section 3.2.)
 
 *Faster* is decided by Wilcoxon's signed-rank test on pairs: two variants that were measured in one round, on one node,
-make a pair of medians, so that what changes from round to round, or between nodes, counts on neither side.
-(F. Wilcoxon, Individual comparisons by ranking methods, Biometrics Bulletin 1, 1945.) Up to `EXACT` pairs its
-distribution is counted, beyond that taken as normal, with correction for ties.
+make a pair, so that what changes from round to round, or between nodes, counts on neither side. (F. Wilcoxon,
+Individual comparisons by ranking methods, Biometrics Bulletin 1, 1945.) Up to `EXACT` pairs its distribution is
+counted, beyond that taken as normal, with correction for ties.
+
+*What a visit counts for* in a pair is its least sample: what disturbs a program from outside only ever adds to its
+time, so the least is disturbed the least. (J. Chen and J. Revels, Robust benchmarking in noisy environments, 2016,
+arXiv:1608.04295.) Under equal variants the leasts of a pair, of as many samples each, are as likely either way round
+as two medians: the test is as seldom wrong, and finds more. Where a program's own time varies, take the median.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import comb, erfc, exp, inf, log, sqrt
 from statistics import median
 from typing import NamedTuple
@@ -21,6 +26,7 @@ from typing import NamedTuple
 EXACT = 60
 FEWEST = 6  # values whose median has an interval of 95 %
 TEST = "Wilcoxon signed-rank test on interleaved pairs (Wilcoxon 1945)"
+BY: dict[str, Callable[[Sequence[float]], float]] = {"minimum": min, "median": median}
 
 
 class Interval(NamedTuple):
@@ -53,7 +59,8 @@ class Comparison(NamedTuple):
     """What came of comparing `a` with `b`: names, the ratio of their times (a / b), and what the test says.
 
     `p` is the probability of pairs as one-sided as these if neither were faster; `hosts` those that pairs are from,
-    each pair from one; `verdict`: "a is faster", "b is faster" or "not told apart".
+    each pair from one; `by`: what a visit counts for, "minimum" or "median" of its samples; `verdict`: "a is faster",
+    "b is faster" or "not told apart".
     """
 
     a: str
@@ -64,6 +71,7 @@ class Comparison(NamedTuple):
     hosts: tuple[str, ...]
     alpha: float
     least: float
+    by: str = "minimum"
     test: str = TEST
 
     @property
@@ -76,21 +84,28 @@ class Comparison(NamedTuple):
         where = f"{self.hosts[0]}" if len(self.hosts) == 1 else f"{len(self.hosts)} hosts, each pair within one"
         times = f"{self.ratio:.4f} × its time, {self.pairs} pairs on {where}"
         what = {"a is faster": "is faster than", "b is faster": "is slower than"}.get(self.verdict, "is not told from")
-        return f"[{self.a}] {what} [{self.b}]: {times}; p = {self.p:.2g} by the {self.test}"
+        return f"[{self.a}] {what} [{self.b}]: {times}; p = {self.p:.2g} by the {self.test}, {self.by} of each visit"
 
 
 def compare(
-    a: str, b: str, pairs: Sequence[tuple[float, float]], hosts: Sequence[str], alpha: float, least: float
+    a: str,
+    b: str,
+    pairs: Sequence[tuple[float, float]],
+    hosts: Sequence[str],
+    alpha: float,
+    least: float,
+    by: str = "minimum",
 ) -> Comparison:
     """Compare two variants by pairs of their times (s). Raises `ValueError` where there are none.
 
-    `alpha` is the p below which they are told apart, if the times differ by the part `least` at least.
+    `alpha` is the p below which they are told apart, if the times differ by the part `least` at least. `by` says what
+    the times are of their visits.
     """
     if not pairs:
         raise ValueError(f"[{a}] and [{b}] were never measured in one round on one node, so they cannot be compared")
     differences = [log(one / other) for one, other in pairs]
     ratio = exp(pseudomedian(differences))
-    return Comparison(a, b, ratio, signed_rank(differences), len(pairs), tuple(sorted(set(hosts))), alpha, least)
+    return Comparison(a, b, ratio, signed_rank(differences), len(pairs), tuple(sorted(set(hosts))), alpha, least, by)
 
 
 def pseudomedian(values: Sequence[float]) -> float:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from mainstay.tune.building import OK
 from mainstay.tune.machine import Machine
 from mainstay.tune.session import SLOWER, UNSTABLE, medians_of, seconds_of
-from mainstay.tune.statistics import FEWEST, Comparison, Interval, compare, interval
+from mainstay.tune.statistics import BY, FEWEST, Comparison, Interval, compare, interval
 from mainstay.tune.variants import Variant
 from mainstay.tune.visiting import LOST, Visit
 
@@ -203,24 +203,30 @@ class Table:
         medians = {row.host: row.median for row in rows if row.variant == best and row.median is not None}
         return Best(rows[0].kind, best, medians)
 
-    def compare(self, a: Variant, b: Variant, host: str | None = None, *, least: float = LESS) -> Comparison:
+    def compare(
+        self, a: Variant, b: Variant, host: str | None = None, *, by: str = "minimum", least: float = LESS
+    ) -> Comparison:
         """Return whether one variant is faster than the other, by a test that is named.
 
         Pairs are of one round of one host each. `host` restricts it to one; None: pairs of all hosts are taken
-        together, and the comparison says how many these are. A difference below the part `least` is not told, however
-        sure.
+        together, and the comparison says how many these are. `by` says what a visit counts for: the "minimum" of its
+        samples, or their "median", for a program whose own time varies. A difference below the part `least` is not
+        told, however sure.
 
         Raises `ValueError` where they were never measured in one round.
         """
+        if by not in BY:
+            raise ValueError(f"by is what a visit counts for, one of {', '.join(BY)}; given: {by!r}")
+        of = BY[by]
         pairs, hosts = [], []
         for one in self._rows_of(a, host):
             for other in self._rows_of(b, host):
                 if (one.host, one.session) == (other.host, other.session):
-                    mine, its = one.medians, other.medians
+                    mine, its = one.visits, other.visits
                     rounds = sorted(mine.keys() & its.keys())
-                    pairs += [(mine[number], its[number]) for number in rounds]
+                    pairs += [(of(mine[number].seconds), of(its[number].seconds)) for number in rounds]
                     hosts += [one.host] * len(rounds)
-        return compare(str(a), str(b), pairs, hosts, self.alpha, least)
+        return compare(str(a), str(b), pairs, hosts, self.alpha, least, by)
 
     def _rows_of(self, variant: Variant, host: str | None) -> list[Row]:
         return [row for row in self.rows if row.variant == variant and host in (None, row.host)]

@@ -17,7 +17,7 @@ from mainstay.tune.rules import rules_of
 from mainstay.tune.session import CALIBRATION, Course, Session
 from mainstay.tune.table import Row, Table
 from mainstay.tune.variants import Constraint, Space, Variant, check_space, distinct
-from mainstay.tune.visiting import About, Stages, Visit, words_of
+from mainstay.tune.visiting import LOST, About, Stages, Visit, words_of
 
 if TYPE_CHECKING:
     from mainstay.executor import Executor
@@ -99,13 +99,8 @@ class Tuner:
         stages.validate()
         asks = Asks(cores, paths_of(ship), build_timeout, run_timeout, counters)
         asks.validate()
-        if not 0 < alpha < 1:
-            raise ValueError(f"alpha is a probability, 0 < alpha < 1; given: {alpha!r}")
-        if nodes is not None and (type(nodes) is not int or nodes < 1):
-            raise ValueError(f"nodes is how many are to take part, an int >= 1, or None; given: {nodes!r}")
         distinct([] if baseline is None else [baseline])
-        if isinstance(tools, str):
-            raise TypeError(f'tools are names of programs, as ["cc"]; given: {tools!r}')
+        _check(alpha, nodes, tools)
         self.executor, self.baseline, self.alpha, self.seed = executor, baseline, alpha, seed
         self._begin()
         self._progress = progress or (lambda progress: None)
@@ -173,6 +168,16 @@ class Tuner:
         self._progress(Progress(**self._done, course=course, host=host))
 
 
+def _check(alpha: float, nodes: int | None, tools: Sequence[str]) -> None:
+    """Raise `ValueError` or `TypeError` for what cannot be."""
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha is a probability, 0 < alpha < 1; given: {alpha!r}")
+    if nodes is not None and (type(nodes) is not int or nodes < 1):
+        raise ValueError(f"nodes is how many are to take part, an int >= 1, or None; given: {nodes!r}")
+    if isinstance(tools, str):
+        raise TypeError(f'tools are names of programs, as ["cc"]; given: {tools!r}')
+
+
 class Trial:
     """Some variants on one node: built for its kind, and then a session there.
 
@@ -235,6 +240,12 @@ class Trial:
             self._visit(variant, number)
         if self.session.is_over:
             self._then()
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the node went, and some of the trial with it."""
+        courses = self.session.courses.values()
+        return LOST in [built.status for built in self._built.values()] + [course.status for course in courses]
 
     def rows(self) -> list[Row]:
         return [self._row(variant, self._built[variant.key]) for variant in self.variants]
