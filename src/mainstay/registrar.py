@@ -68,7 +68,7 @@ class Watch:
                 return
             try:
                 self._callback(event)
-            except Exception as error:
+            except BaseException as error:  # also `SystemExit`: it would keep the events that follow from others
                 self._log(logging.ERROR, f"a callback of ex.psets.watch raised {error!r}, and is called on")
 
     def __enter__(self) -> Watch:
@@ -203,7 +203,7 @@ class Registrar:
         """Whether a worker belongs to a set, by the user's word; one that raises says no."""
         try:
             return bool(predicate(info))
-        except Exception as error:
+        except BaseException as error:
             self._log(logging.ERROR, f"the predicate of a process set raised {error!r} for {info}; it does not belong")
             return False
 

@@ -69,14 +69,20 @@ def test_what_cannot_be_is_told_at_once():
             executor.shrink(2)
         with pytest.raises(ValueError, match=r"shrink: 7 is no worker of this pool that stays; those are \[1, 2\]"):
             executor.shrink([7])
-        with pytest.raises(ValueError, match="int >= 1"):
-            executor.shrink(0)
+        for count in (0, True):
+            with pytest.raises(ValueError, match="int >= 1"):
+                executor.shrink(count)
+        for nobody in (1.5, None, "ab", abs):
+            with pytest.raises(TypeError, match=r"shrink wants workers: some of ex.workers, their ids.*given: "):
+                executor.shrink(nobody)
         with pytest.raises(ValueError, match="say how many workers"):
             executor.grow()
-        with pytest.raises(TypeError, match="list of flags"):
-            executor.grow(1, allocate="-N1")
-        with pytest.raises(ValueError, match="timeout must be"):
-            executor.grow(1, timeout=0)
+        for flags in ("-N1", 3, [3], []):
+            with pytest.raises(TypeError, match="list of flags"):
+                executor.grow(1, allocate=flags)
+        for seconds in (0, "long"):
+            with pytest.raises(ValueError, match="timeout must be"):
+                executor.grow(1, timeout=seconds)
         member = executor.workers[1]
         executor.shrink([(member.namespace, member.rank)]).result(60)
         assert [worker.id for worker in executor.workers] == [1]
