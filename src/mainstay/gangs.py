@@ -60,6 +60,7 @@ class Gangs:
         self._first: Task | None = None
         self.kept: dict[str, int] = {}  # workers that the pool keeps on each node, those that are starting too
         self.ceiling = 0  # workers up to which the pool grows by itself
+        self.is_full = False  # it could not grow when it last wanted to
         self.may_enrol = False  # not before the pool stands: a namespace does not grow
         self.berths: dict[tuple[str, int], int] = {}  # the same of each node and site: a node may be of two jobs
         self.joins: bool | None = None  # whether MPI can join namespaces, as those that stand have told
@@ -104,6 +105,11 @@ class Gangs:
         for task in tasks:
             self.remove(task)
         return tasks
+
+    @property
+    def may_grow(self) -> bool:
+        """Whether more workers will come where gangs want them."""
+        return not self.is_full and sum(self.kept.values()) < self.ceiling
 
     def comes_before(self, single: Task) -> bool:
         """Whether a gang stands before this single task."""
@@ -287,8 +293,8 @@ class Gangs:
         assert task.gang is not None
         if task.gang.alone and task.gang.is_of_one_node:
             return self.holds.shortage(task.gang, self.kept)
-        least, most = task.gang.least, max(sum(self.kept.values()), self.ceiling)
-        told = f"it wants {least} workers at least; the pool has lost some, and has {most} now"
+        least, most = task.gang.least, max(sum(self.kept.values()), 0 if self.is_full else self.ceiling)
+        told = f"it wants {least} workers at least; the pool has {most} now, and no more have come"
         return f"the gang cannot run: {told}" if least > most else ""
 
     def division(self, gang: Ranks, workers: Iterable[Worker]) -> str:

@@ -221,6 +221,29 @@ def test_kills_while_a_pool_grows_and_shrinks_lose_nothing(nodes):
         wait_until(lambda: set(states(executor)) == {"idle"})
 
 
+def test_a_pool_grows_for_gangs_and_says_when_it_cannot():
+    class Full(Local):
+        def start(self, invitation):
+            return Process(invitation.command(), invitation.environment() | {"MAINSTAY_SLOTS": "3"})
+
+    def size():
+        return mainstay.comm().size
+
+    with mainstay.Executor(8, launcher=Full(), min_workers=1, idle_timeout=600) as executor:
+        executor.wait_ready(1, timeout=60)
+        executor.psets.define("every", lambda worker: True, living=True)
+        executor.psets.define("first", executor.workers, living=True)
+        assert executor.options(ranks=2, on="every").submit(size).result(60) == [2, 2]
+        with pytest.raises(mainstay.ProcessSetError, match="2 of its members are wanted, and the set has 1"):
+            executor.options(ranks=2, on="first").submit(size)
+        too_large = executor.options(ranks=4).submit(size)
+        wait_until(lambda: len(executor.workers) == 3)  # as many as there is room for
+        executor._broker.enrolments._patience = 0.1
+        with pytest.raises(mainstay.GangError, match="wants 4 workers at least; the pool has 3 now, and no more have"):
+            too_large.result(60)
+        assert executor.options(ranks=3).submit(size).result(60) == [3, 3, 3]
+
+
 def test_a_pool_follows_its_load():
     with mainstay.Executor(3, launcher="local", min_workers=1, idle_timeout=0.2) as executor:
         executor.wait_ready(timeout=60)

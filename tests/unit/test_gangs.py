@@ -23,7 +23,7 @@ from mainstay.parts import GRACE
 from mainstay.peers import WorkerState
 from mainstay.scheduler import Scheduler
 
-TOO_SMALL = "it wants 2 workers at least; the pool has lost some, and has 1 now"
+TOO_SMALL = "it wants 2 workers at least; the pool has 1 now, and no more have come"
 ENROLLING = 0.1  # seconds that workers take to become ranks
 
 

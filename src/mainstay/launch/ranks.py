@@ -76,7 +76,8 @@ def places(here: Allocation, program: str, overlap: list[str], hosts: Mapping[st
     except FileNotFoundError:
         kept = {name: os.environ[name] for name in ("SLURM_CONF",) if name in os.environ}
         argv = program_argv([program, *overlap], here, hosts)
-        return Places(dict(hosts), tuple(argv), kept, hidden=("SLURM_",))  # srun would take them to be about its step
+        # srun would take variables of a step to be of its own; and killed, it leaves its step running.
+        return Places(dict(hosts), tuple(argv), kept, hidden=("SLURM_",), ends_by="TERM")
 
 
 def program_argv(program: list[str], here: Allocation, places: Mapping[str, int]) -> list[str]:
