@@ -4,8 +4,9 @@
                  └─▶ mpiexec or srun ─▶ rank, rank, rank, …        of several, which keep quiet meanwhile
 
 The program is in the worker's process group, which the agent kills when the worker ends, however that comes; and the
-kernel ends the program with the worker (PR_SET_PDEATHSIG), where util-linux's `setpriv` can ask for that. srun is not
-killed: its step would go on. The kernel sends it SIGTERM, at which it ends its step, and it is in a session of its own.
+kernel ends the program with the worker (PR_SET_PDEATHSIG), where util-linux's `setpriv` can ask for that. srun,
+and Open MPI's mpiexec, are not killed: their ranks would go on. The kernel sends them SIGTERM, at which they end these,
+and they are in a session of their own.
 """
 
 from __future__ import annotations
