@@ -40,7 +40,8 @@ def total(x):
 
 def run(executor, **options):
     try:
-        done = executor.options(**options).run(program).result(120)
+        # On a busy machine MPICH does not always start: UCX measures a bandwidth of 0, and gives up.
+        done = executor.options(retries=5, **options).run(program).result(120)
         print(done.stdout.strip(), dict(sorted(done.hosts.items())), flush=True)
     except mainstay.GangError as error:
         print(error, flush=True)
@@ -49,7 +50,7 @@ with mainstay.Executor(4, log=lambda line: None) as executor:
     executor.wait_ready(timeout=60)
     run(executor, ranks="all")
     run(executor, ranks=3)
-    future = executor.options(ranks="all", worker_retries=0).run([*program, "sleep"])
+    future = executor.options(ranks="all", retries=5, worker_retries=0).run([*program, "sleep"])
     while len([name for name in os.listdir() if name.startswith("rank")]) < 4:
         assert not future.done(), future.result()
         time.sleep(0.05)
