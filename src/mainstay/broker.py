@@ -11,6 +11,7 @@ callbacks are always finished by the broker's thread, so a callback never runs i
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import Counter, deque
@@ -243,7 +244,14 @@ class Broker:
         while self._printed:
             outcomes.show_output(*self._printed.popleft())
         while self._callbacks:
-            self._callbacks.popleft()()
+            self.call_back(self._callbacks.popleft())
+
+    def call_back(self, call: Callable[[], object]) -> None:
+        """Run the user's code; whatever it raises, `SystemExit` too, must not end this thread."""
+        try:
+            call()
+        except BaseException as error:
+            self._log(logging.ERROR, f"a callback raised {error!r}; the pool goes on")
 
     def _is_over(self) -> bool:
         with self.lock:
@@ -333,7 +341,7 @@ class Broker:
     def headcount_changed(self) -> None:
         staying = [worker for worker in self.roster.workers.values() if not worker.is_leaving]
         self.scheduler.gangs.kept = self.roster.kept()
-        self.scheduler.gangs.sites = Counter(worker.agent.site for worker in staying)
+        self.scheduler.gangs.berths = Counter((worker.host, worker.agent.site) for worker in staying)
         self.scheduler.gangs.holds.cores = self.roster.cores
         self.muster.look()
         self.resizing.growing.look()

@@ -103,6 +103,9 @@ class Calls(concurrent.futures.Executor):
         words = tuple(os.fspath(word) for word in args)
         if isinstance(args, (str, bytes)) or not words:
             raise TypeError(f"args must be a list of words, as ['./model', '--in', path]; given: {args!r}")
+        if self._options.malleable:
+            ranks = self._options.ranks
+            raise ValueError(f"malleable= is for generator functions; for a program leave it out: ranks={ranks!r}")
         stages = bool(self._options.stage_in or self._options.stage_out)
         where = None if cwd is None else os.path.abspath(cwd)
         program = Program(words, check, input, env and dict(env), where, text, capture, stages, executable(words[0]))

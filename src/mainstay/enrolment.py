@@ -152,19 +152,10 @@ class Enrolments:
         else:
             least, most = (ranks, ranks) if isinstance(ranks, int) else ranks
             wanted = Ranks(least, most, root_only=gather == "root", alone=is_program, is_program=is_program)
-        if not is_program:
-            self._check_mpi()
+        if self.refused and not is_program:
+            raise GangError(f"no gang can run: {self.refused}")
         self._check_size(wanted.least, ranks)
         return wanted
-
-    def _check_mpi(self) -> None:
-        launcher = self._launches.standing()
-        if launcher is not None and getattr(launcher, "in_process", False):
-            raise GangError(
-                f"the launcher {launcher.name!r} has no processes for a gang; launcher='local' or another has"
-            )
-        if self.refused:
-            raise GangError(f"no gang can run: {self.refused}")
 
     def _check_size(self, least: int, given: object) -> None:
         most = max(self._pool.roster.most or 0, self._pool.scheduler.gangs.ceiling)
@@ -203,7 +194,9 @@ class Enrolments:
 
     def stands(self) -> list[Action]:
         """The pool stands as far as it will: from now on workers may enrol."""
-        scheduler = self._pool.scheduler
+        scheduler, launcher = self._pool.scheduler, self._launches.standing()
+        if launcher is not None and getattr(launcher, "in_process", False):
+            self._refuse(f"the launcher {launcher.name!r} has no processes for a gang; launcher='local' or another has")
         actions = scheduler.enrolled([], "", now())
         if self._mpi is True and not self.refused:
             everyone = Enrol([worker.id for worker in scheduler.workers.values() if worker.idle])
@@ -344,12 +337,18 @@ class Enrolments:
             scheduler.leaving(worker.number)
             roster.tell(worker.number, Kind.KILL)
         if self._failures[frozenset(namespace.places)] >= MOST_FAILURES:
-            self.refused = (
-                f"MPI ranks could not be started, {MOST_FAILURES} times one after another; the last time: {reason}"
-            )
-            for task in scheduler.gangs.drain():
-                self._pool.resolve(task, GangError(f"no gang can run: {self.refused}"))
+            times = f"{MOST_FAILURES} times one after another"
+            self._refuse(f"MPI ranks could not be started, {times}; the last time: {reason}")
         self._pool.act(scheduler.enrolled([] if namespace.ranks else list(namespace.workers), "", now()))
+
+    def _refuse(self, why: str) -> None:
+        """No gang will run; what wants several workers and no MPI still may."""
+        self.refused, gangs = why, self._pool.scheduler.gangs
+        for task in gangs.drain():
+            if task.gang is not None and task.gang.alone:
+                gangs.add(task)
+            else:
+                self._pool.resolve(task, GangError(f"no gang can run: {why}"))
 
     def _dissolve(self, namespace: Namespace) -> None:
         """Let its slots go, and its launcher end with them; an MPI launcher that is killed leaves files."""

@@ -96,4 +96,4 @@ class Future(concurrent.futures.Future[T]):
 
     def _invoke_callbacks(self) -> None:
         if self._done_callbacks and not self._broker.hand_over(self._invoke_callbacks):
-            super()._invoke_callbacks()  # type: ignore[misc]
+            self._broker.call_back(super()._invoke_callbacks)  # type: ignore[misc]

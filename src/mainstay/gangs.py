@@ -60,8 +60,9 @@ class Gangs:
         self._first: Task | None = None
         self.kept: dict[str, int] = {}  # workers that the pool keeps on each node, those that are starting too
         self.ceiling = 0  # workers up to which the pool grows by itself
+        self.is_full = False  # it could not grow when it last wanted to
         self.may_enrol = False  # not before the pool stands: a namespace does not grow
-        self.sites: dict[int, int] = {}  # workers that the pool keeps at each site
+        self.berths: dict[tuple[str, int], int] = {}  # the same of each node and site: a node may be of two jobs
         self.joins: bool | None = None  # whether MPI can join namespaces, as those that stand have told
         self.parts, self.holds = Parts(self.add), Holds()
 
@@ -104,6 +105,11 @@ class Gangs:
         for task in tasks:
             self.remove(task)
         return tasks
+
+    @property
+    def may_grow(self) -> bool:
+        """Whether more workers will come where gangs want them."""
+        return not self.is_full and sum(self.kept.values()) < self.ceiling
 
     def comes_before(self, single: Task) -> bool:
         """Whether a gang stands before this single task."""
@@ -211,11 +217,17 @@ class Gangs:
         if gang.scope == "pool":
             return gang.least
         if gang.alone and gang.is_of_one_node:
-            return self.holds.least(gang, one.node, self.kept.get(one.node, 1))
+            return self.holds.least(gang, one.node, self._kept_beside(gang, one))
         if gang.on is not None:
             alike = [worker for worker in living if gang.scope == "all" or worker.node == one.node]
             return sum(worker.id in gang.on for worker in alike)
-        return sum(self.kept.values()) if gang.scope == "all" else self.kept.get(one.node, 1)
+        return sum(self.kept.values()) if gang.scope == "all" else self._kept_beside(gang, one)
+
+    def _kept_beside(self, gang: Ranks, one: Worker) -> int:
+        """Return how many workers the pool keeps on this one's node, of those that may be in a gang with it."""
+        if self._is_of_one_site(gang):
+            return self.berths.get((one.node, one.site)) or self.kept.get(one.node, 1)
+        return self.kept.get(one.node, 1)
 
     def _is_possible(self, task: Task, living: list[Worker]) -> bool:
         """Whether the workers that stand or start could form this gang, were they all idle and of one namespace."""
@@ -234,11 +246,19 @@ class Gangs:
         is_free = gang.on is None and gang.nodes is None
         mine = living if is_free else [worker for worker in living if _may_have(gang, worker)]
         if gang.alone and gang.is_of_one_node:
-            return [one for one in mine if self._least(gang, one, living) <= self.kept.get(one.node, 1)]
+            return [one for one in mine if self._least(gang, one, living) <= self._kept_beside(gang, one)]
         if len(self.sites) > 1 and self._is_of_one_site(gang):
             there = self.sites if gang.on is None else Counter(worker.site for worker in mine)
             return [one for one in mine if self._least(gang, one, living) <= there[one.site]]
         return mine
+
+    @property
+    def sites(self) -> Counter[int]:
+        """How many workers the pool keeps at each site."""
+        there: Counter[int] = Counter()
+        for (_, site), count in self.berths.items():
+            there[site] += count
+        return there
 
     def _is_of_one_site(self, gang: Ranks) -> bool:
         """Whether all workers of a gang must be: one launch has its ranks, and reaches no other job."""
@@ -273,16 +293,17 @@ class Gangs:
         assert task.gang is not None
         if task.gang.alone and task.gang.is_of_one_node:
             return self.holds.shortage(task.gang, self.kept)
-        least, most = task.gang.least, max(sum(self.kept.values()), self.ceiling)
-        told = f"it wants {least} workers at least; the pool has lost some, and has {most} now"
+        least, most = task.gang.least, max(sum(self.kept.values()), 0 if self.is_full else self.ceiling)
+        told = f"it wants {least} workers at least; the pool has {most} now, and no more have come"
         return f"the gang cannot run: {told}" if least > most else ""
 
     def division(self, gang: Ranks, workers: Iterable[Worker]) -> str:
         """Return why a gang that cannot be of several sites cannot run, though these workers together are enough for
         it; empty: it can."""
-        if len(self.sites) < 2 or not self._is_of_one_site(gang):
+        there = self.sites
+        if len(there) < 2 or not self._is_of_one_site(gang):
             return ""
-        there, room = self.sites, max(0, self.ceiling - sum(self.sites.values()))
+        room = max(0, self.ceiling - sum(there.values()))
         if gang.on is not None:
             there, room = Counter(worker.site for worker in workers if worker.id in gang.on), 0
         least = sum(there.values()) if gang.scope == "all" else gang.least

@@ -24,6 +24,14 @@ now = time.monotonic
 Later = Callable[[Callable[[], object]], None]
 
 
+class NoRoom(ValueError):
+    """There is room for fewer workers than are to come: for `most`."""
+
+    def __init__(self, told: str, most: int) -> None:
+        super().__init__(told)
+        self.most = most
+
+
 class Pool(Protocol):
     """The pool that grows."""
 
@@ -60,7 +68,7 @@ class Growing:
         self.under_way: list[Growth] = []
 
     def grow(self, count: int | None, launcher: Launcher | None, timeout: float) -> Future[list[WorkerInfo]]:
-        """Let so many workers more come; raise `ValueError` where there is no room (see `Executor.grow`)."""
+        """Let so many workers more come; raise `NoRoom` where there is none for all (see `Executor.grow`)."""
         more, launches = self._plan(count, launcher)
         growth = Growth(count, timeout)
         self.under_way.append(growth)
@@ -96,7 +104,7 @@ class Growing:
         elif left:
             more = placed(count - (sum(taken or 0 for _, taken in launches)), places)
             if sum(more) + sum(taken or 0 for _, taken in launches) < count:
-                raise ValueError(self._no_room(count, count - left))
+                raise self._no_room(count, count - left)
         return more, launches
 
     def _elsewhere(self) -> Launcher | None:
@@ -108,11 +116,12 @@ class Growing:
         found: Launcher | None = None if further is None or under_way else further(used)
         return found
 
-    def _no_room(self, count: int, most: int) -> str:
-        return (
+    def _no_room(self, count: int, most: int) -> NoRoom:
+        return NoRoom(
             f"grow({count}): the pool has {len(self._pool.roster.workers)} workers, and there is room for {most} more "
             "where it runs; for a further Slurm job say how to ask for it, as in "
-            "ex.grow(8, allocate=['--nodes=2', '--time=1:00:00'])"
+            "ex.grow(8, allocate=['--nodes=2', '--time=1:00:00'])",
+            most,
         )
 
     def _lost(self, growth: Growth, reason: str) -> None:

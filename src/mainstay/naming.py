@@ -9,6 +9,7 @@ from mainstay.errors import ProcessSetError
 from mainstay.process_sets import RESERVED, ProcessSet
 from mainstay.registrar import Callback, Predicate, Registrar, Watch
 from mainstay.report import WorkerInfo
+from mainstay.shrinking import several
 
 if TYPE_CHECKING:
     from mainstay.broker import Broker
@@ -52,7 +53,9 @@ class ProcessSets(Mapping[str, ProcessSet]):
             listing = self._registrar.refreshed().listing
             return list(listing.sets) if name is None else listing.versions(name)
 
-    def define(self, name: str, workers: Predicate | Iterable[Member], *, living: bool = False) -> ProcessSet:
+    def define(
+        self, name: str, workers: Predicate | WorkerInfo | Iterable[Member], *, living: bool = False
+    ) -> ProcessSet:
         """Define a set of workers, and return it.
 
         Args:
@@ -86,7 +89,7 @@ class ProcessSets(Mapping[str, ProcessSet]):
         Calls that wait for a worker of the set get a `ProcessSetError`. Raises `KeyError` for a name that is not there,
         `ValueError` for one of the pool's own.
         """
-        if name.startswith(RESERVED):
+        if str(name).startswith(RESERVED):
             raise ValueError(f"{name!r} is the pool's own set, and stays; only what was defined can be deleted")
         with self._broker.lock:
             registry = self._registrar.refreshed()
@@ -101,6 +104,8 @@ class ProcessSets(Mapping[str, ProcessSet]):
         its `place` in the array. Events come one after another, in their order, in a thread of the pool that holds no
         lock; until a callback returns, no other is called, and no future of the pool is finished that has callbacks.
         """
+        if not callable(callback):
+            raise TypeError(f"watch wants a function that is called with each event; given: {callback!r}")
         with self._broker.lock:
             return self._registrar.watch(callback)
 
@@ -118,10 +123,9 @@ class ProcessSets(Mapping[str, ProcessSet]):
             infos = self._registrar.infos(list(self._broker.scheduler.workers))
         return [info.id for info in infos], [info.id for info in infos if predicate(info)]
 
-    def _numbers(self, workers: Iterable[Member]) -> list[int]:
+    def _numbers(self, workers: WorkerInfo | Iterable[Member]) -> list[int]:
         self._registrar.refreshed()
-        given = workers.members if isinstance(workers, ProcessSet) else list(workers)
-        return [self._number(worker) for worker in given]
+        return [self._number(worker) for worker in several(workers, "define")]
 
     def _number(self, worker: Member) -> int:
         number = self._registrar.number_of(worker.id if isinstance(worker, WorkerInfo) else worker)

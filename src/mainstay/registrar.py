@@ -27,7 +27,7 @@ from mainstay.launches import Log
 from mainstay.lines import Lines
 from mainstay.orders import Action, Members, Ranks, Task
 from mainstay.peers import WorkerState
-from mainstay.process_sets import PMIX, SELF, USER, WORLD, Define, Event, Process, ProcessSet, Registry
+from mainstay.process_sets import PMIX, RESERVED, SELF, USER, WORLD, Define, Event, Process, ProcessSet, Registry
 from mainstay.report import WorkerInfo
 from mainstay.roster import Roster
 from mainstay.scheduler import Scheduler
@@ -68,7 +68,7 @@ class Watch:
                 return
             try:
                 self._callback(event)
-            except Exception as error:
+            except BaseException as error:  # also `SystemExit`: it would keep the events that follow from others
                 self._log(logging.ERROR, f"a callback of ex.psets.watch raised {error!r}, and is called on")
 
     def __enter__(self) -> Watch:
@@ -203,7 +203,7 @@ class Registrar:
         """Whether a worker belongs to a set, by the user's word; one that raises says no."""
         try:
             return bool(predicate(info))
-        except Exception as error:
+        except BaseException as error:
             self._log(logging.ERROR, f"the predicate of a process set raised {error!r} for {info}; it does not belong")
             return False
 
@@ -271,15 +271,18 @@ class Registrar:
 
     def _why_short(self, members: Members, least: int) -> str | None:
         """Return why a set cannot have as many members, if it cannot."""
-        if len(members) >= least or self._may_come(members.name):
+        if len(members) >= least or self._may_come(members.name, least):
             return None
         have = f"has {len(members)}" if len(members) else "has none"
         return f"{least} of its members are wanted, and the set {have}"
 
-    def _may_come(self, name: str) -> bool:
-        """Whether a set may get members that it does not have yet."""
+    def _may_come(self, name: str, least: int) -> bool:
+        """Whether a set may get members that it does not have yet; for a gang of `least` the pool may grow."""
         if not self.registry.lives(name):
             return False
+        takes_others = name in self._predicates or name.startswith(RESERVED)
+        if least > 1 and takes_others and self._pool.scheduler.gangs.may_grow:
+            return True
         return self._judging[name] > 0 or not self._pool.roster.is_complete()
 
     def _fill(self, members: Members) -> Members:
@@ -322,10 +325,10 @@ class Registrar:
     def _give_up_short(self, time_now: float) -> None:
         scheduler = self._pool.scheduler
         waiting = [(members, 1) for members in scheduler.queues.bound] + scheduler.gangs.wanting()
-        short = {members.name: members for members, least in waiting if len(members) < least}
-        self._short_since = {name: self._short_since.get(name, time_now) for name in short}
-        for name, members in short.items():
-            if not self._may_come(name) or self._short_since[name] + self._patience <= time_now:
+        short = {(members.name, least): members for members, least in waiting if len(members) < least}
+        self._short_since = {name: self._short_since.get(name, time_now) for name, _ in short}
+        for (name, least), members in short.items():
+            if not self._may_come(name, least) or self._short_since[name] + self._patience <= time_now:
                 self._give_up(members)
 
     def _give_up(self, members: Members) -> None:

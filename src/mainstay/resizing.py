@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 
 from mainstay import settings
 from mainstay.elastic import Elastic, Load
-from mainstay.errors import PoolBroken
-from mainstay.growing import Growing
+from mainstay.errors import GrowError, PoolBroken
+from mainstay.growing import Growing, NoRoom
 from mainstay.launch import Launcher
 from mainstay.launch.salloc import Salloc
 from mainstay.launches import Log, Post
@@ -92,6 +92,7 @@ class Resizing:
 
     def left(self, worker: WorkerState) -> None:
         """A worker has ended."""
+        self._pool.scheduler.gangs.is_full = False
         self.shrinking.left(worker)
         self.growing.look()
 
@@ -130,11 +131,24 @@ class Resizing:
         self._look_at = elastic.next_look(load, time_now)
 
     def _grow_by_load(self, count: int) -> None:
+        """Let so many come, or as many as there is room for."""
         try:
-            self.growing.grow(count, self._reserve, self._pool.launches.start_timeout)
-        except ValueError as error:
+            growth = self.growing.grow(count, self._reserve, self._pool.launches.start_timeout)
+        except NoRoom as error:
+            if error.most:
+                self._grow_by_load(error.most)
+                return
+            self._pool.scheduler.gangs.is_full = not self.growing.under_way
             self._could_not_grow()
             self._log(logging.INFO, f"the pool could be larger, but cannot be: {error}")
+        else:
+            self._pool.scheduler.gangs.is_full = False
+            growth.add_done_callback(self._grown_by_load)
+
+    def _grown_by_load(self, growth: Future[list[WorkerInfo]]) -> None:
+        error = growth.exception()
+        if isinstance(error, GrowError):
+            self._log(logging.WARNING, f"the pool could not grow, and tries again later: {error}")
 
     def _staying(self) -> list[WorkerState]:
         return [worker for worker in self._pool.roster.workers.values() if not worker.is_leaving]

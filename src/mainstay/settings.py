@@ -61,8 +61,7 @@ def elastic(
     least, idle = 1 if min_workers is None else min_workers, 60.0 if idle_timeout is None else idle_timeout
     if max_workers is None:
         raise ValueError("a pool that grows by load wants max_workers=: how many workers it may have at the most")
-    if isinstance(allocate, str):
-        raise TypeError(f"allocate must be a list of flags of salloc, as ['--nodes=2']; given: {allocate!r}")
+    _check_flags(allocate)
     if not 1 <= least <= max_workers:
         raise ValueError(f"min_workers must be from 1 to max_workers={max_workers}; given: {min_workers}")
     if not idle > 0:
@@ -76,10 +75,15 @@ def check_growth(count: int | None, allocate: Sequence[str] | None, timeout: flo
         raise ValueError("grow(): say how many workers, as grow(4), or how to ask for a job, as grow(allocate=[...])")
     if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
         raise ValueError(f"grow({count!r}): how many workers must be an int >= 1")
-    if isinstance(allocate, str):
-        raise TypeError(f"allocate must be a list of flags of salloc, as ['--nodes=2']; given: {allocate!r}")
-    if timeout is not None and not timeout > 0:
+    _check_flags(allocate)
+    if timeout is not None and not (isinstance(timeout, (int, float)) and timeout > 0):
         raise ValueError(f"timeout must be None or a number of seconds > 0; given: {timeout!r}")
+
+
+def _check_flags(allocate: object) -> None:
+    is_list = isinstance(allocate, (list, tuple)) and all(isinstance(flag, str) for flag in allocate)
+    if allocate is not None and not (is_list and allocate):
+        raise TypeError(f"allocate must be a list of flags of salloc, as ['--nodes=2']; given: {allocate!r}")
 
 
 def setup(

@@ -74,7 +74,7 @@ class Shrinking:
         """Let workers leave; raise `ValueError` where fewer than `least` would be left (see `Executor.shrink`)."""
         workers = self._pool.roster.workers.values()
         staying = {worker.number: worker for worker in workers if not worker.is_leaving}
-        if isinstance(which, int) and which < 1:
+        if isinstance(which, int) and (which < 1 or which is True):
             raise ValueError(f"shrink({which}): how many workers leave must be an int >= 1")
         numbers = None if isinstance(which, int) else {*_numbers(which, staying)}
         count = which if isinstance(which, int) else len(numbers or ())
@@ -185,10 +185,26 @@ class Shrinking:
             self._later(lambda: leaving.future.set_result(leaving.told))
 
 
+def several(which: Which, verb: str) -> list[WorkerInfo | int | tuple[str, int]]:
+    """Return the workers that were named, one or several or those of a process set, as a list.
+
+    Raises `TypeError` for what names none; `verb` is what is to be done with them.
+    """
+    if isinstance(which, WorkerInfo):
+        return [which]
+    given = getattr(which, "members", which)
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise TypeError(
+            f"{verb} wants workers: some of ex.workers, their ids, (namespace, rank), or a process set; "
+            f"given: {which!r}"
+        )
+    return list(given)
+
+
 def _numbers(which: Which, staying: Mapping[int, WorkerState]) -> Iterator[int]:
     """Return the numbers of the workers that were named; raise `ValueError` for one that there is not."""
     by_rank = {(worker.namespace, worker.rank): number for number, worker in staying.items()}
-    for one in [which] if isinstance(which, WorkerInfo) else getattr(which, "members", which):
+    for one in several(which, "shrink"):
         number = one.id if isinstance(one, WorkerInfo) else one
         if isinstance(number, tuple):
             number = by_rank.get((number[0], number[1]), 0)

@@ -244,7 +244,10 @@ def test_wrong_use_is_told_at_submit(tmp_path):
         with pytest.raises(mainstay.GangError, match="mpi=False"):
             executor.options(ranks=2).submit(abs, 1)
     with mainstay.Executor(1, launcher="serial") as executor:
+        early = executor.options(ranks=1).submit(abs, 1)  # it is not known yet that there are no processes
         executor.submit(abs, -1).result(30)
+        with pytest.raises(mainstay.GangError, match="no processes"):
+            early.result(30)
         with pytest.raises(mainstay.GangError, match="no processes"):
             executor.options(ranks=1).submit(abs, 1)
     with pytest.raises(ValueError, match="mpi must be"):

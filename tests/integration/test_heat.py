@@ -102,7 +102,24 @@ def test_programs_without_a_state_of_their_own_and_wrong_ones(tmp_path):
         yield world.rank
         raise LookupError(f"of rank {world.rank}")
 
+    def uneven(world):
+        number = 0
+        while number < 3 - world.rank:
+            number = yield number + 1
+        return world.rank
+
+    def returns(world):
+        return world.size
+
     with mainstay.Executor(2, launcher="local") as executor:
         assert executor.options(ranks=(1, 2), malleable=True).submit(counts, 30).result(60) == [(30, 2)] * 2
+        both = executor.options(ranks=(2, 2), malleable=True)
         with pytest.raises(LookupError, match="of rank"):
-            executor.options(ranks=(2, 2), malleable=True).submit(wrong).result(60)
+            both.submit(wrong).result(60)
+        with pytest.raises(RuntimeError, match=r"rank 1 has returned where others have yielded; all 2 ranks must"):
+            both.submit(uneven).result(60)
+        with pytest.raises(TypeError, match=r"wants a generator function, such as .*returns at .* returned 2"):
+            both.submit(returns).result(60)
+        with pytest.raises(ValueError, match=r"malleable= is for generator functions.*ranks=\(2, 2\)"):
+            both.run(["true"])
+        assert both.submit(counts, 3).result(60) == [(3, 2)] * 2

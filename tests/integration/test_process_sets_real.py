@@ -60,6 +60,14 @@ def test_sets_are_listed_defined_and_deleted(pool):
 def test_wrong_use_says_what_to_do(pool):
     with pytest.raises(ValueError, match=r"does not begin with 'mpi://' or 'mainstay://'.*given: 'mpi://MINE'"):
         pool.psets.define("mpi://MINE", pool.workers)
+    for nobody in (3, None, "12"):
+        with pytest.raises(TypeError, match=r"define wants workers: some of ex.workers.*given: "):
+            pool.psets.define("c", nobody)
+    assert pool.psets.define("first", min(pool.workers)).size == 1
+    with pytest.raises(TypeError, match="watch wants a function"):
+        pool.psets.watch(3)
+    with pytest.raises(KeyError, match="no process set 3"):
+        pool.psets.delete(3)
     with pytest.raises(ValueError, match="there is a process set 'a'; give another name, or delete"):
         [pool.psets.define("a", pool.workers) for _ in range(2)]
     with pytest.raises(mainstay.ProcessSetError, match=r"99 is no worker that stands; ex.workers has"):
@@ -97,6 +105,21 @@ def test_calls_and_gangs_run_on_the_workers_of_a_set(pool):
     assert pool.psets["two"].valid, "its workers are ranks now, and the set was defined anew"
     assert [member.namespace for member in pool.psets["two"].members] == ["mpi-1", "mpi-1"]
     assert pool.options(on=two, ranks=2).submit(os.getpid).result(60) == pids
+
+
+def test_what_users_raise_in_the_thread_of_a_pool_does_not_end_it(pool):
+    def leave(_):
+        raise SystemExit("of a callback")
+
+    heard, first = threading.Event(), min(pool.workers)
+    pool.submit(abs, -1).add_done_callback(leave)
+    pool.psets.define("odd", lambda worker: bool(worker.id > 3 and leave(worker)), living=True)
+    with pool.psets.watch(leave), pool.psets.watch(lambda event: heard.set()):
+        pool.psets.define("one", [first])
+        assert heard.wait(60)
+        kill(pool, first)
+    assert pool.submit(abs, -1).result(60) == 1
+    assert "odd" not in pool.psets
 
 
 def test_what_waits_for_a_set_that_loses_its_last_member_fails_and_a_living_set_is_waited_for(pool):

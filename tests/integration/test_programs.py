@@ -97,9 +97,9 @@ def test_mpi_programs_run_in_the_places_of_workers(mpi, tmp_path):
             executor.options(ranks=4).run(program)
 
 
-def test_a_program_that_overruns_or_whose_worker_dies_leaves_nothing(tmp_path):
+def test_a_program_that_overruns_or_whose_worker_dies_leaves_nothing(mpi, tmp_path):
     program = [sys.executable, "-c", SLEEP, str(tmp_path / "rank"), MARK]
-    with mainstay.Executor(2, launcher="local") as executor:
+    with mainstay.Executor(2, launcher=mpi[0]) as executor:
         with pytest.raises(mainstay.TaskTimeout, match="'model' ran for more than its timeout"):
             executor.options(ranks=2, timeout=2, label="model").run(program).result(60)
         wait_until(lambda: not strangers())

@@ -69,14 +69,20 @@ def test_what_cannot_be_is_told_at_once():
             executor.shrink(2)
         with pytest.raises(ValueError, match=r"shrink: 7 is no worker of this pool that stays; those are \[1, 2\]"):
             executor.shrink([7])
-        with pytest.raises(ValueError, match="int >= 1"):
-            executor.shrink(0)
+        for count in (0, True):
+            with pytest.raises(ValueError, match="int >= 1"):
+                executor.shrink(count)
+        for nobody in (1.5, None, "ab", abs):
+            with pytest.raises(TypeError, match=r"shrink wants workers: some of ex.workers, their ids.*given: "):
+                executor.shrink(nobody)
         with pytest.raises(ValueError, match="say how many workers"):
             executor.grow()
-        with pytest.raises(TypeError, match="list of flags"):
-            executor.grow(1, allocate="-N1")
-        with pytest.raises(ValueError, match="timeout must be"):
-            executor.grow(1, timeout=0)
+        for flags in ("-N1", 3, [3], []):
+            with pytest.raises(TypeError, match="list of flags"):
+                executor.grow(1, allocate=flags)
+        for seconds in (0, "long"):
+            with pytest.raises(ValueError, match="timeout must be"):
+                executor.grow(1, timeout=seconds)
         member = executor.workers[1]
         executor.shrink([(member.namespace, member.rank)]).result(60)
         assert [worker.id for worker in executor.workers] == [1]
@@ -213,6 +219,31 @@ def test_kills_while_a_pool_grows_and_shrinks_lose_nothing(nodes):
                 pass  # it says that some ended as they started
         wait_until(lambda: not states(executor)["leaving"])
         wait_until(lambda: set(states(executor)) == {"idle"})
+
+
+def test_a_pool_grows_for_gangs_and_says_when_it_cannot():
+    class Full(Local):
+        def start(self, invitation):
+            return Process(invitation.command(), invitation.environment() | {"MAINSTAY_SLOTS": "3"})
+
+    def size():
+        return mainstay.comm().size
+
+    with mainstay.Executor(8, launcher=Full(), min_workers=1, idle_timeout=600) as executor:
+        executor.wait_ready(1, timeout=60)
+        executor.psets.define("every", lambda worker: True, living=True)
+        executor.psets.define("first", executor.workers, living=True)
+        assert executor.options(ranks=2, on="every").submit(size).result(60) == [2, 2]
+        with pytest.raises(mainstay.ProcessSetError, match="2 of its members are wanted, and the set has 1"):
+            executor.options(ranks=2, on="first").submit(size)
+        too_large = executor.options(ranks=4).submit(size)
+        wait_until(lambda: len(executor.workers) == 3)  # as many as there is room for
+        enrolments = executor._broker.enrolments
+        patience, enrolments._patience = enrolments._patience, 0.1
+        with pytest.raises(mainstay.GangError, match="wants 4 workers at least; the pool has 3 now, and no more have"):
+            too_large.result(60)
+        enrolments._patience = patience  # ranks are to stand within that time, too
+        assert executor.options(ranks=3).submit(size).result(60) == [3, 3, 3]
 
 
 def test_a_pool_follows_its_load():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections import deque
+from collections import Counter, deque
 from itertools import groupby
 from math import inf
 from queue import Queue
@@ -18,12 +18,12 @@ from simulation import LATENCY, Cluster
 
 from mainstay.enrolment import Enrolments
 from mainstay.gangs import ROUNDS
-from mainstay.orders import Assemble, Disband, Enrol, Leave, Ranks, Replace, Send, Task, Worker
+from mainstay.orders import Assemble, Disband, Enrol, Leave, Members, Ranks, Replace, Send, Task, Worker
 from mainstay.parts import GRACE
 from mainstay.peers import WorkerState
 from mainstay.scheduler import Scheduler
 
-TOO_SMALL = "it wants 2 workers at least; the pool has lost some, and has 1 now"
+TOO_SMALL = "it wants 2 workers at least; the pool has 1 now, and no more have come"
 ENROLLING = 0.1  # seconds that workers take to become ranks
 
 
@@ -501,6 +501,48 @@ def test_where_namespaces_can_be_joined_each_node_has_its_own(joins, expected):
     enrolments.begin([1, 2, 3])
     posted.get(timeout=30)()  # what was asked is told
     assert sorted((launches.asked.get(timeout=30) for _ in expected), key=str) == expected
+
+
+def of_two_jobs(joins):
+    """Return a scheduler with workers 1 and 2 in one job, and 3 to 5 in another; one node is of both."""
+    scheduler = Scheduler()
+    gangs, places = scheduler.gangs, [("n1", 0), ("n2", 0), ("n2", 7), ("n2", 7), ("n3", 7)]
+    gangs.may_enrol, gangs.joins = True, joins
+    gangs.kept, gangs.berths = Counter(node for node, _ in places), Counter(places)
+    for number, (node, site) in enumerate(places, 1):
+        scheduler.joined(number, 0.0, node, site)
+        scheduler.workers[number].namespace = f"mpi-{node if joins else site}"
+    return scheduler
+
+
+@pytest.mark.parametrize("joins", [True, False, None])
+@pytest.mark.parametrize("is_program", [True, False])
+def test_a_program_and_a_gang_that_cannot_be_joined_stay_in_one_job(joins, is_program):
+    stays = is_program or joins is False
+    for bounds in ({"least": 2, "most": 2}, {"least": 3, "most": 5}, {"scope": "node"}, {"least": 5, "most": 5}):
+        gang, scheduler = Ranks(**bounds, alone=is_program, is_program=is_program), of_two_jobs(joins)
+        is_divided = scheduler.gangs.division(gang, scheduler.workers.values()) != ""
+        assert is_divided == (stays and gang.least == 5)
+        actions = scheduler.submit(Task(1, 1, gang=gang), 0.0)
+        if is_divided:
+            assert actions == []
+            assert not any(worker.stale for worker in scheduler.workers.values())
+        elif stays:
+            members = [scheduler.workers[number] for number in actions[0].workers]
+            (site,) = {worker.site for worker in members}
+            of_node = scheduler.gangs.berths[members[0].node, site]
+            assert len(members) == (of_node if gang.scope == "node" else gang.least)
+        elif joins:
+            assert len(actions[0].workers) >= gang.least
+
+
+def test_a_divided_gang_on_a_set_is_told_by_its_members():
+    scheduler = of_two_jobs(False)
+    on = Members("some", [1, 2, 3])
+    told = scheduler.gangs.division(Ranks(3, 3, on=on), scheduler.workers.values())
+    assert "it wants 3 workers, ranks of this MPI" in told
+    assert "none has more than 2" in told
+    assert scheduler.gangs.division(Ranks(2, 2, on=on), scheduler.workers.values()) == ""
 
 
 def test_a_cancelled_gang_lets_its_workers_go():

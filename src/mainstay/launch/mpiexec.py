@@ -136,12 +136,14 @@ class MpiExec:
         named = {name.partition(".")[0]: name for name in self._hosts}
         hosts = {named.get(host.partition(".")[0], host): count for host, count in places.items()}
         environment = {"SLURM_OVERLAP": "1", **more}  # in a Slurm job, the agents' step has the CPUs
+        ends_by = "KILL"
         if flavour_of(program) == "hydra":
             prefix = [program, *hydra_where(hosts, len(hosts) == 1)]
         else:
+            ends_by = "TERM"  # it is what ends its ranks, each in a process group of its own
             prefix = [program, "--oversubscribe", "--bind-to", "none", *openmpi_where(hosts, len(hosts) == 1)]
             environment |= allow_root() if os.geteuid() == 0 else {}
-        return Places(dict(places), (*prefix, "-n", str(sum(hosts.values()))), environment)
+        return Places(dict(places), (*prefix, "-n", str(sum(hosts.values()))), environment, ends_by=ends_by)
 
     def further(self, used: Collection[str]) -> MpiExec | None:
         """Return a launcher for those of the hosts that are not used; None if there are none."""

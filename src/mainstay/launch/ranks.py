@@ -6,6 +6,7 @@ The step overlaps with the agents', which has the CPUs; the ranks' processes sle
 from __future__ import annotations
 
 import functools
+import os
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -73,7 +74,10 @@ def places(here: Allocation, program: str, overlap: list[str], hosts: Mapping[st
     try:
         return MpiExec(list(hosts)).places(hosts)
     except FileNotFoundError:
-        return Places(dict(hosts), tuple(program_argv([program, *overlap], here, hosts)), hidden=OPTIONS)
+        kept = {name: os.environ[name] for name in ("SLURM_CONF",) if name in os.environ}
+        argv = program_argv([program, *overlap], here, hosts)
+        # srun would take variables of a step to be of its own; and killed, it leaves its step running.
+        return Places(dict(hosts), tuple(argv), kept, hidden=("SLURM_",), ends_by="TERM")
 
 
 def program_argv(program: list[str], here: Allocation, places: Mapping[str, int]) -> list[str]:

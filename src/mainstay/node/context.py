@@ -22,14 +22,15 @@ class TaskInfo(NamedTuple):
 
 class Places(NamedTuple):
     """Where a program's ranks are to be: how many on each host; what stands before its command line, and belongs in its
-    environment, to start them there; variables that do not belong there, by their beginnings; and why it cannot be
-    started (empty: it can)."""
+    environment, to start them there; variables that do not belong there, by their beginnings; why it cannot be started
+    (empty: it can); and the signal that what starts them is to get at the worker's end."""
 
     hosts: dict[str, int]
     prefix: tuple[str, ...] = ()
     environment: dict[str, str] = {}  # noqa: RUF012  nobody writes into it
     hidden: tuple[str, ...] = ()
     why_not: str = ""
+    ends_by: str = "KILL"
 
 
 class Point:

@@ -3,6 +3,9 @@
     next, send ─▶ the program's generator ─▶ a state, yielded ─▶ rank 0 has all ranks' ─▶ the client keeps them (STATE)
                                                                      └─ told to pause? all hear of it, and hand over
 
+A rank whose program returns says so at the point that the others have come to: all return together, or it is an error,
+where otherwise each would wait for the other for ever.
+
 A gang that pauses has ended like any other: its workers are free, and its communicator is kept or freed. The next gang,
 of other workers and as many ranks as there are then, goes on from the states that were yielded last. So it does when
 a rank has died.
@@ -17,6 +20,8 @@ from mainstay.node import context
 
 if TYPE_CHECKING:
     from mpi4py.MPI import Intracomm
+
+    from mainstay.node.context import Point
 
 App = Callable[..., Generator[Any, Any, Any]]
 Redistribute = Callable[[list[Any], int], list[Any]]
@@ -36,17 +41,42 @@ def run_malleable(app: App, redistribute: Redistribute | bool, args: tuple[Any, 
     """In each rank of a gang: run the program until it returns, or is told to pause."""
     comm, point = context.comm(), context.point
     assert point is not None
-    states = comm.scatter(_shared(point.resumed(), redistribute, comm.size) if comm.rank == 0 else None)
-    program = app(World(comm, states), *args, **kwargs)
-    try:
-        state = next(program)
-        while not comm.bcast(point.reached(kept) if (kept := comm.gather(state)) is not None else None):
+    share = comm.scatter(_shared(point.resumed(), redistribute, comm.size) if comm.rank == 0 else None)
+    program = _checked(app(World(comm, share), *args, **kwargs), app)
+    state, result, has_returned = None, None, False
+    pauses, returned = False, list[int]()
+    while not (pauses or returned):
+        try:
             state = program.send(state)
-    except StopIteration as stop:
-        return stop.value
+        except StopIteration as stop:
+            state, result, has_returned = None, stop.value, True
+        came = comm.gather((has_returned, state))
+        pauses, returned = comm.bcast(None if came is None else _look(point, came))
+    if 0 < len(returned) < comm.size:
+        raise RuntimeError(
+            f"of a malleable program, rank {returned[0]} has returned where others have yielded; "
+            f"all {comm.size} ranks must yield equally often"
+        )
     program.close()
-    point.paused = True
-    return None
+    point.paused = pauses
+    return result
+
+
+def _checked(program: object, app: App) -> Generator[Any, Any, Any]:
+    """Return what a program has given; raise `TypeError` where that is no generator."""
+    if not isinstance(program, Generator):
+        raise TypeError(
+            "malleable= wants a generator function, such as `def app(world): … yield state`; "
+            f"{app!r} returned {program!r}"
+        )
+    return program
+
+
+def _look(point: Point, came: list[tuple[bool, Any]]) -> tuple[bool, list[int]]:
+    """In rank 0, given whether each rank has returned, and else its state: return whether all are to pause, and which
+    ranks have returned."""
+    returned = [rank for rank, (has_returned, _) in enumerate(came) if has_returned]
+    return not returned and point.reached([state for _, state in came]), returned
 
 
 def _shared(states: list[Any] | None, redistribute: Redistribute | bool, size: int) -> list[Any]:

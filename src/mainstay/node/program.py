@@ -4,7 +4,9 @@
                  └─▶ mpiexec or srun ─▶ rank, rank, rank, …        of several, which keep quiet meanwhile
 
 The program is in the worker's process group, which the agent kills when the worker ends, however that comes; and the
-kernel ends the program with the worker (PR_SET_PDEATHSIG), where util-linux's `setpriv` can ask for that.
+kernel ends the program with the worker (PR_SET_PDEATHSIG), where util-linux's `setpriv` can ask for that. srun,
+and Open MPI's mpiexec, are not killed: their ranks would go on. The kernel sends them SIGTERM, at which they end these,
+and they are in a session of their own.
 """
 
 from __future__ import annotations
@@ -74,14 +76,16 @@ def run_program(program: Program) -> Completed:
     environment |= {**places.environment, **(program.env or {})}
     pipe = subprocess.PIPE if program.capture else None
     given = program.input.encode() if isinstance(program.input, str) else program.input
+    tether = _tether(shutil.which("setpriv"), places.ends_by)
     started = perf_counter()
     process = subprocess.Popen(  # noqa: S603  what the user asked for
-        [*_tether(shutil.which("setpriv")), *places.prefix, *args],
+        [*tether, *places.prefix, *args],
         stdin=subprocess.DEVNULL if given is None else subprocess.PIPE,
         stdout=pipe,
         stderr=pipe,
         cwd=directory,
         env=environment,
+        start_new_session=bool(tether) and places.ends_by != "KILL",  # where the group's SIGKILL does not come first
     )
     said = [words or b"" for words in process.communicate(given)]
     stdout, stderr = [words.decode(errors="replace") if program.text else words for words in said]
@@ -119,11 +123,11 @@ def _executable(name: str, directory: str) -> str:
 
 
 @functools.cache
-def _tether(setpriv: str | None) -> list[str]:
-    """Return what stands before a command line so that the program ends with the process that started it."""
+def _tether(setpriv: str | None, signal: str) -> list[str]:
+    """Return what stands before a command line so that the program gets a signal with the end of what started it."""
     import subprocess
 
     if setpriv is None:
         return []
     told = subprocess.run([setpriv, "--help"], capture_output=True, check=False)  # noqa: S603
-    return [setpriv, "--pdeathsig", "KILL", "--"] if b"--pdeathsig" in told.stdout else []
+    return [setpriv, "--pdeathsig", signal, "--"] if b"--pdeathsig" in told.stdout else []
