@@ -25,6 +25,7 @@ from mainstay.wire.frames import Bytes, Frame, Kind, encode
 from mainstay.wire.functions import Function
 from mainstay.wire.payload import gather
 
+UNKNOWN = object()
 now = time.monotonic
 
 
@@ -112,7 +113,8 @@ class Acting:
         cancelled = [task.id for task in action.tasks if not self._begins(task)]
         for task in action.tasks:
             if task.id not in cancelled:
-                pieces += self._definition(worker, task)
+                if worker.known.get(task.function, UNKNOWN) is not task.witness:
+                    pieces += self._definition(worker, task)
                 pieces += call(task)
         if pieces:
             worker.connection.send(pieces)
@@ -129,12 +131,17 @@ class Acting:
         return False
 
     def _definition(self, worker: WorkerState, task: Task) -> list[Bytes]:
-        """Return the frame that brings a worker the task's function, if it does not have that yet."""
-        if task.function in worker.known:
-            return []
-        worker.known.add(task.function)
-        payload = self._pool.functions[task.function].payload
-        return encode(Kind.DEFINE, payload.body, payload.buffers, number=task.function)
+        """Return what brings a worker the task's function and what its calls compare, where it has another or none."""
+        pieces: list[Bytes] = []
+        known = worker.known.get(task.function, UNKNOWN)
+        if known is UNKNOWN:
+            payload = self._pool.functions[task.function].payload
+            pieces += encode(Kind.DEFINE, payload.body, payload.buffers, number=task.function)
+            known = None
+        if known is not task.witness:
+            pieces += encode(Kind.WITNESS, pickle.dumps(task.witness), number=task.function)
+        worker.known[task.function] = task.witness
+        return pieces
 
     def overran(self, task: Task) -> list[Action]:
         """A task has run out of time."""

@@ -209,8 +209,10 @@ class Executor(Pool):
             if found is not None:
                 return found
         try:
-            words = self._words(options, function, args, kwargs, witness)
-            self._broker.submit(self._task(options, function, future, entry, words, fn is run_program), function, late)
+            words = self._words(options, function, args, kwargs)
+            task = self._task(options, function, future, entry, words, fn is run_program)
+            task.witness = witness
+            self._broker.submit(task, function, late)
         except BaseException:
             if entry is not None and self._keeper is not None:
                 self._keeper.ends(entry)  # or the same call, submitted again, would follow this one for ever
@@ -221,16 +223,12 @@ class Executor(Pool):
         """Submit what was submitted before the pool was closed."""
         return self._submit(*call, late=True)
 
-    def _words(
-        self, options: Options, function: Function, args: Any, kwargs: Any, witness: Witness | None
-    ) -> tuple[Any, ...]:
+    def _words(self, options: Options, function: Function, args: Any, kwargs: Any) -> tuple[Any, ...]:
         """Return what the worker is told of a call; what stands last may be missing."""
         words: tuple[Any, ...] = (args, kwargs, options.label or function.name)
         if options.stage_in or options.stage_out:
             words += (self._broker.roster.files.orders(options.stage_in, options.stage_out),)
-        elif witness is not None:
-            words += (None,)
-        return words if witness is None else (*words, witness)
+        return words
 
     def _task(
         self,

@@ -74,6 +74,7 @@ class Task:
     on: Members | None = None  # of whom that is one; None: any
     overtaken: int = 0  # workers that have gone to later tasks while this gang was the first
     begun: bool = False  # it was sent once, so its future runs and can no longer be cancelled
+    witness: Any = None  # what its worker is to compare, for the journal
     malleable: Ranks | None = None  # within what a gang may change its size while it runs; None: it does not
     state: Any = None  # what all ranks of a malleable gang have yielded last: a pickle and its buffers
     pausing: bool = False  # it has been told to hand over at its next point

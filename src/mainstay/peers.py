@@ -60,7 +60,7 @@ class WorkerState:
         self.namespace, self.rank = agent.namespace, rank  # until it has enrolled, and is an MPI rank
         self.connection: Connection | None = None
         self.pid = 0
-        self.known: set[int] = set()  # numbers of the functions that it has
+        self.known: dict[int, Any] = {}  # numbers of the functions that it has, and what their calls compare there
         self.overran: Task | None = None  # for which it was killed, and whose files are to come first
         self.port = ""  # where ranks of other namespaces reach it
         self.spent: list[int] = []  # communicators that it is to free

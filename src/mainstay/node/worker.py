@@ -63,6 +63,7 @@ class Worker:
         self._outbox: list[Bytes] = []
         self._functions: dict[int, Callable[..., Any] | BaseException] = {}
         self._sources: dict[int, Frame] = {}
+        self._witnesses: dict[int, Witness | None] = {}  # what calls of a function compare
         self._answers = False  # a recall may be answered now: nothing is being read or sent
         self._recalled = False  # one came when it could not be answered
         self._flushed = 0.0
@@ -91,6 +92,8 @@ class Worker:
                     self._call(frame)
                 elif frame.kind == Kind.DEFINE:
                     self._sources[frame.number] = frame
+                elif frame.kind == Kind.WITNESS:
+                    self._witnesses[frame.number] = pickle.loads(frame.body)
                 elif frame.kind == Kind.ENROL:
                     self._enrol(frame)
                 elif frame.kind == Kind.RESUME:
@@ -152,7 +155,8 @@ class Worker:
 
     def _run(self, frame: Frame) -> Payload:
         fn = self._function(frame.number)
-        args, kwargs, label, orders, witness = (*load(frame.body, frame.buffers), None, None)[:5]
+        args, kwargs, label, orders = (*load(frame.body, frame.buffers), None)[:4]
+        witness = self._witnesses.get(frame.number)
         context.current = context.TaskInfo(frame.task, frame.attempt, label, self._name)
         context.place = self._place
         try:

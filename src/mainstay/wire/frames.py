@@ -5,10 +5,11 @@
     │  u8  │   u8    │   u16   │  u32   │ u64  │ u64  │     u64 each  │      │ out-of-band │
     └──────┴─────────┴─────────┴────────┴──────┴──────┴───────────────┴──────┴─────────────┘
 
-`number` is the function's number in a CALL and the run time in microseconds in a RESULT. A GANG is a CALL whose first
-buffer tells the worker's part in it. In LEND, LENT, ENROL and their like it is a namespace's; in LENT, `task` a rank.
-Small frames are read many at a time from one chunk; a large body, and every out-of-band
-buffer, is received straight into memory of its own, which the unpickled array then keeps.
+`number` is the function's number in a CALL and the run time in microseconds in a RESULT. A WITNESS tells what the
+calls of a function compare from then on. A GANG is a CALL whose first buffer tells the worker's part in it. In LEND,
+LENT, ENROL and their like `number` is a namespace's; in LENT, `task` a rank. Small frames are read many at a time from
+one chunk; a large body, and every out-of-band buffer, is received straight into memory of its own, which the unpickled
+array then keeps.
 No socket here: a reader lends memory (`get_buffer`), and is told how much of it was filled.
 """
 
@@ -28,7 +29,7 @@ class Kind:
 
     # client to worker
     DEFINE, CALL, GANG, ENROL, PIN, UNPIN, BRIDGE, PLACES, RESUME = 1, 2, 3, 4, 5, 6, 7, 8, 9
-    PAUSE = 50
+    WITNESS, PAUSE = 49, 50
     # worker to client
     WORKER_HELLO, RESULT, ERROR, RETURNED, INITIALIZER_FAILED, UNLIKE, IMPORTED = 10, 11, 12, 13, 14, 15, 16
     ENROLLED, RAN, STATE, PAUSED = 17, 18, 19, 51
