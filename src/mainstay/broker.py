@@ -310,6 +310,7 @@ class Broker:
             for part in (self.roster, self.resizing, self.registrar, self.door, self._reactor):
                 part.close()
             self.changed.notify_all()
+        self.roster.files.close()
         self.enrolments.close()
         self.launches.close()
         for call in [*self._reactor.calls, *self._callbacks, *self.on_shut]:

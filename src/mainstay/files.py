@@ -28,6 +28,9 @@ from mainstay.wire.frames import Bytes, Frame, Kind, encode
 
 MOST = 8  # streams at once; others wait for their turn
 SILENT = 120.0  # seconds without a byte after which a peer is taken for dead
+# Of a peer that says nothing the kernel asks whether its host is there: after 10 s, and then four times, 5 s apart.
+KEPT_ALIVE = {socket.TCP_KEEPIDLE: 10, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 4}
+PATIENCE = 2.0  # seconds for a stream to end whose connection was ended here
 PARTIAL = ".partial"  # at the end of the name of what may be cut off: its task was killed
 
 
@@ -38,14 +41,15 @@ class Files:
         self._log = log
         self._lock = threading.Lock()
         self._waiting: deque[tuple[socket.socket, Frame]] = deque()
-        self._running = 0
+        self._threads: dict[threading.Thread, socket.socket | None] = {}  # that are at work, and what with
+        self._closed = False
         self._paths: dict[str, str] = {}  # of inputs, by key
         self.ledger = Ledger()
 
     @property
     def busy(self) -> bool:
         """Whether files are under way."""
-        return bool(self._running or self._waiting)
+        return bool(self._threads or self._waiting)
 
     def orders(self, stage_in: Any, stage_out: Any) -> Orders:
         """Return what a call tells its worker of files. Raises what `staging.look` does."""
@@ -55,22 +59,47 @@ class Files:
 
     def serve(self, sock: socket.socket, first: Frame) -> None:
         """Take over a connection whose first frame was FETCH or BRING; returns at once."""
+        keep_alive(sock)
         with self._lock:
-            self._waiting.append((sock, first))
-            if self._running >= MOST:
+            if self._closed:
+                sock.close()
                 return
-            self._running += 1
-        threading.Thread(target=self._work, name="mainstay-files", daemon=True).start()
+            self._waiting.append((sock, first))
+            if len(self._threads) >= MOST:
+                return
+            thread = threading.Thread(target=self._work, name="mainstay-files", daemon=True)
+            self._threads[thread] = None
+            thread.start()
+
+    def close(self) -> None:
+        """End all streams, some of which may be of hosts that are gone; what is not whole is removed."""
+        with self._lock:
+            self._closed = True
+            while self._waiting:
+                self._waiting.pop()[0].close()
+            threads = list(self._threads)
+            for sock in filter(None, self._threads.values()):
+                end(sock)
+        for thread in threads:
+            thread.join(PATIENCE)
 
     def _work(self) -> None:
-        while True:
-            with self._lock:
-                if not self._waiting:
-                    self._running -= 1
-                    return
-                sock, first = self._waiting.popleft()
-            with sock:
-                self._serve_one(sock, first)
+        me = threading.current_thread()
+        while (turn := self._next(me)) is not None:
+            with turn[0] as sock:
+                self._serve_one(sock, turn[1])
+                with self._lock:
+                    self._threads[me] = None  # before it is closed, and its number another's
+
+    def _next(self, me: threading.Thread) -> tuple[socket.socket, Frame] | None:
+        """Return whose turn it is; None: nobody waits, and this thread is at work no longer."""
+        with self._lock:
+            if not self._waiting:
+                del self._threads[me]
+                return None
+            sock, first = self._waiting.popleft()
+            self._threads[me] = sock
+            return sock, first
 
     def _serve_one(self, sock: socket.socket, first: Frame) -> None:
         try:
@@ -120,6 +149,22 @@ class Files:
         for line in arrival.warnings:
             self._log(logging.WARNING, line)
         return encode(Kind.DONE) if arrival.trouble is None else refusal(arrival.trouble)
+
+
+def keep_alive(sock: socket.socket) -> None:
+    """Have the kernel notice when the peer's host is gone."""
+    if sock.family == socket.AF_INET:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in KEPT_ALIVE.items():
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def end(sock: socket.socket) -> None:
+    """Have whoever reads from a connection find its end."""
+    try:
+        sock.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass  # the peer was first
 
 
 def refusal(text: str) -> list[Bytes]:

@@ -247,7 +247,7 @@ class Gangs:
         mine = living if is_free else [worker for worker in living if _may_have(gang, worker)]
         if gang.alone and gang.is_of_one_node:
             return [one for one in mine if self._least(gang, one, living) <= self._kept_beside(gang, one)]
-        if len(self.sites) > 1 and self._is_of_one_site(gang):
+        if self._is_of_one_site(gang) and len(self.sites) > 1:
             there = self.sites if gang.on is None else Counter(worker.site for worker in mine)
             return [one for one in mine if self._least(gang, one, living) <= there[one.site]]
         return mine

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from cluster.bed import Cluster
 from cluster.install import Unavailable, ensure_slurm
+from cluster.namespaces import BedError
 
 
 @pytest.fixture(scope="session")
@@ -27,3 +30,11 @@ def cluster(bed: Cluster) -> Iterator[Cluster]:
     yield bed
     bed.reset()
     bed.until(lambda: not bed.processes(), 15, "nothing is left on the hosts")
+
+
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> None:
+    """After a test that failed, with hosts off perhaps, the next one finds the cluster whole."""
+    bed = getattr(item, "funcargs", {}).get("cluster")
+    if call.when == "call" and call.excinfo is not None and bed is not None:
+        with contextlib.suppress(BedError):
+            bed.reset()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +14,8 @@ import pytest
 
 import mainstay
 from conftest import wait_until
+from mainstay.files import Files
+from mainstay.wire.frames import Frame, Kind, encode
 
 JOB = """
 import mainstay, os, sys, time
@@ -127,6 +131,26 @@ def test_a_worker_that_is_killed_as_it_fetches_leaves_it_to_the_next(base, tmp_p
         os.kill(worker, signal.SIGKILL)
         assert future.result(60) == 300_000_000
         assert not list(base.glob("*/inputs/new"))
+
+
+def test_what_a_lost_host_was_bringing_leaves_nothing_beside_the_results(tmp_path):
+    """Its file has come whole, but not the word that all has come, and none of its host's will."""
+    files = Files(lambda level, line: None)
+    here, there = socket.socketpair()
+    errand = {"task": 1, "state": "done", "label": "f", "outputs": {"*": str(tmp_path)}}
+    try:
+        files.serve(here, Frame(Kind.BRING, 0, 0, 0, pickle.dumps(errand), []))
+        entry = pickle.dumps((str(tmp_path / "0.csv"), 0o644, 0, False))
+        there.sendall(b"".join([*encode(Kind.FILE, entry), *encode(Kind.PIECE, b"0")]))
+        wait_until(lambda: os.listdir(tmp_path))
+        files.close()
+        assert not files.busy
+        assert os.listdir(tmp_path) == []
+        late, its_peer = socket.socketpair()
+        files.serve(late, Frame(Kind.BRING, 0, 0, 0, pickle.dumps(errand), []))
+        assert its_peer.recv(1) == b""  # it comes to a pool that is closed
+    finally:
+        there.close()
 
 
 @pytest.fixture
