@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import traceback
 from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -84,7 +85,8 @@ class Broker:
         control, data, post = self._reactor.control, self._reactor.data, self._reactor.call_soon
         key = auth.new_key()
         self.door = Door(control, key, lambda sock: self.roster.admit(sock), log)
-        invitation = Invitation(address.to_text(self.door.addresses), key.hex(), 0, setup["stagger"], most=wanted)
+        told = (address.to_text(self.door.addresses), key.hex(), 0, setup["stagger"])
+        invitation = Invitation(*told, most=wanted, patience=start_timeout / 2)
         self.launches = Launches(chain, start_timeout, invitation, post, log)
         self.launches.on_lost = lambda attempt: self.roster.dismiss(self.roster.of_launch(attempt.number))
         self.launches.on_exhausted = self.break_down
@@ -251,7 +253,8 @@ class Broker:
         try:
             call()
         except BaseException as error:
-            self._log(logging.ERROR, f"a callback raised {error!r}; the pool goes on")
+            traced = "".join(traceback.format_exception(error))
+            self._log(logging.ERROR, f"a callback raised {error!r}; the pool goes on\n{traced}")
 
     def _is_over(self) -> bool:
         with self.lock:

@@ -15,6 +15,7 @@ import os
 import pickle
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
@@ -30,7 +31,7 @@ MOST = 8  # streams at once; others wait for their turn
 SILENT = 120.0  # seconds without a byte after which a peer is taken for dead
 # Of a peer that says nothing the kernel asks whether its host is there: after 10 s, and then four times, 5 s apart.
 KEPT_ALIVE = {socket.TCP_KEEPIDLE: 10, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 4}
-PATIENCE = 2.0  # seconds for a stream to end whose connection was ended here
+PATIENCE = 2.0  # seconds for streams to end whose connections were ended here
 PARTIAL = ".partial"  # at the end of the name of what may be cut off: its task was killed
 
 
@@ -68,8 +69,8 @@ class Files:
             if len(self._threads) >= MOST:
                 return
             thread = threading.Thread(target=self._work, name="mainstay-files", daemon=True)
-            self._threads[thread] = None
             thread.start()
+            self._threads[thread] = None
 
     def close(self) -> None:
         """End all streams, some of which may be of hosts that are gone; what is not whole is removed."""
@@ -80,8 +81,9 @@ class Files:
             threads = list(self._threads)
             for sock in filter(None, self._threads.values()):
                 end(sock)
+        deadline = time.monotonic() + PATIENCE
         for thread in threads:
-            thread.join(PATIENCE)
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def _work(self) -> None:
         me = threading.current_thread()

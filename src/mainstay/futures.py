@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import threading
+from functools import partial
 from typing import Any, TypeVar
 
 from mainstay.broker import Broker
@@ -96,4 +97,7 @@ class Future(concurrent.futures.Future[T]):
 
     def _invoke_callbacks(self) -> None:
         if self._done_callbacks and not self._broker.hand_over(self._invoke_callbacks):
-            self._broker.call_back(super()._invoke_callbacks)  # type: ignore[misc]
+            for (
+                callback
+            ) in self._done_callbacks:  # each by itself: what one raises is not to keep the next from its turn
+                self._broker.call_back(partial(callback, self))

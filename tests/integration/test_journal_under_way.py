@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from concurrent.futures import CancelledError
@@ -67,6 +68,14 @@ def test_a_pool_that_is_broken_says_so_each_time():
         for _ in range(2):
             with pytest.raises(mainstay.PoolBroken):
                 executor.submit(identity, 2)
+
+
+def test_what_a_callback_of_the_first_raises_does_not_keep_those_that_follow_it(executor, gate):
+    first = executor.submit(gate.hold)
+    first.add_done_callback(lambda future: sys.exit("as it must"))
+    second = executor.submit(gate.hold)
+    gate.open()
+    assert second.result(10) is None
 
 
 def occupy(executor, gate):

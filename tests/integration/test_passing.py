@@ -10,6 +10,7 @@ import sys
 import threading
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,10 +67,10 @@ class Hosts:
         for name in names:
             (folder / name).mkdir()
 
-    def passing(self, *more: str) -> Passing:
+    def passing(self, *more: str, **how: Any) -> Passing:
         manifest = Manifest("3.11.0", "any", "", "/env", [], "", 1, 1, 1, DIGEST)
         stage = Bootstrap(str(self._folder / "env.tar.gz"), manifest, 0, "gzip", len(CONTENT))
-        return Passing(stage, [*self.names, *more], [str(self._folder / "shell")], Begun)
+        return Passing(stage, [*self.names, *more], [str(self._folder / "shell")], Begun, **how)
 
     def home(self, name: str) -> Path:
         return self._folder / name / f"mainstay-stage-{os.getuid()}"
@@ -214,6 +215,16 @@ def test_a_host_that_does_not_answer_is_given_up(late, monkeypatch):
     monkeypatch.setattr(passing, "SLOWEST", 10 * len(CONTENT))
     assert sent(one)
     assert one.unsent == {"a": "ended by signal 9"}
+
+
+def test_when_the_time_for_it_is_over_agents_are_started_without(lay, tmp_path):
+    hosts = lay("a", "b", "c")
+    (tmp_path / "shell").write_text(LATE)
+    os.mkfifo(tmp_path / "never")
+    one = hosts.passing(patience=0.1)
+    assert sent(one)
+    assert set(one.unsent) == set("abc")
+    assert set(one.unsent.values()) <= {"ended by signal 9", "there was no time left"}
 
 
 def test_what_is_ended_while_it_sends_begins_nothing(late):

@@ -27,6 +27,7 @@ class Invitation(NamedTuple):
     stagger: how many agents may start within a second (None: all).
     most: how many workers the pool is to have (None: as many as there is room for).
     stage: the packed environment that agents run from (None: this program's).
+    patience: seconds for what is to be done before agents start.
     """
 
     addresses: str
@@ -35,6 +36,7 @@ class Invitation(NamedTuple):
     stagger: int | None = None
     most: int | None = None
     stage: Bootstrap | None = None
+    patience: float = 60.0
 
     def environment(self) -> dict[str, str]:
         """Return the variables by which a launcher hands the invitation on."""

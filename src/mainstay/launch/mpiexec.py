@@ -75,7 +75,9 @@ class MpiExec:
         from mainstay.launch.passing import Passing, remote_shell
 
         shell = remote_shell(flavour_of(program), os.environ | more)
-        return Passing(stage, self._hosts, shell, start, beside) if shell else start()
+        if not shell:
+            return start()
+        return Passing(stage, self._hosts, shell, start, beside, patience=invitation.patience)
 
     def _start_agents(
         self, program: str, invitation: Invitation, more: Mapping[str, str], sent: str = "", tree: str = ""

@@ -18,6 +18,7 @@ import re
 import shlex
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,7 @@ BATCH = ("SLURM_JOB_ID", "SLURM_JOBID", "LSB_JOBID", "PE_HOSTFILE", "LOADL_STEP_
 # ssh asks nobody for anything, and leaves no process that would hold its output open.
 QUIET = ["-x", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ControlMaster=no"]
 SENT, THERE = "mainstay-sent", "mainstay-there"
-TOLD = re.compile(r"\bmainstay-tree (\S+) (\S+) (\S+)")
+TOLD = re.compile(r"\bmainstay-tree (\S+) (\d\S*) (\S+)")
 # Keeps its input, if that is whole, unless the host has the environment already. In one line, for any user's shell.
 RECEIVE = "; ".join(
     [
@@ -82,6 +83,7 @@ class Passing:
         begin: starts the agents, given where copies are on the hosts, and where these have all unpacked it (empty: not
             at one place, or not yet).
         unpack: whether all are to unpack it, this program's host included, before agents are started.
+        patience: seconds after which agents are started, whoever has got a copy by then.
 
     unsent: the hosts that have got none, and why.  unpacked: what hosts said that did so before, as agents would.
     """
@@ -93,9 +95,10 @@ class Passing:
         shell: Sequence[str],
         begin: Callable[[str, str], Launched],
         unpack: bool = False,
+        patience: float = 60.0,
     ) -> None:
         self._stage, self._hosts, self._shell, self._begin = stage, list(hosts), list(shell), begin
-        self._unpacks = unpack
+        self._unpacks, self._patience_in_all, self._until = unpack, patience, 0.0
         self._extra = [os.uname().nodename] if unpack and not any(map(is_here, hosts)) else []
         bases = places(os.environ)
         base = "/tmp" if "/tmp" in bases else bases[0]  # noqa: S108  the directory below is its owner's alone
@@ -116,12 +119,16 @@ class Passing:
 
     def wait(self) -> str:
         """Send, start the agents, and block until these have ended; return why."""
+        self._until = time.monotonic() + self._patience_in_all
         try:
             with open(self._stage.path, "rb") as file:
                 self._spread(file.fileno(), "", [*self._extra, *self._hosts])
         except OSError as error:
             self.unsent = dict.fromkeys(self._hosts, str(error))
         tree = self._unpack() if self._unpacks and not self.unsent else ""
+        if self._extra:
+            with contextlib.suppress(OSError):
+                os.unlink(self._place)  # no agent comes here to unpack it, or to clear it away
         if self._ended:
             return "was ended before it began"
         agents = self._begin(self._place, tree)
@@ -163,9 +170,9 @@ class Passing:
         if source and self._from_each_other and not is_here(host):
             command = shlex.join(self._reaching(host, self._receive))
             said = self._run(self._reaching(source, f"{command} <{shlex.quote(self._place)}"))
-            self._from_each_other = is_served(said)
         if not is_served(said):
-            said = self._run(self._reaching(host, self._receive), file)
+            failed, said = bool(said), self._run(self._reaching(host, self._receive), file)
+            self._from_each_other &= not (failed and is_served(said))  # else it is this host that cannot be reached
         if not is_served(said):
             self.unsent[host] = " ".join(said.split())
         return SENT in said
@@ -173,14 +180,20 @@ class Passing:
     def _unpack(self) -> str:
         """Have all hosts unpack what they were sent; return where, if that is one place on all of them."""
         command = shlex.join([*self._variables(), *self._stage.command(["/bin/false"], self._place, UNPACKED)])
-        from concurrent.futures import ThreadPoolExecutor
+        found: dict[str, re.Match[str] | None] = {}
 
-        hosts = [*self._extra, *self._hosts]
-        with ThreadPoolExecutor(min(len(hosts), AT_ONCE)) as threads:
-            said = list(threads.map(lambda host: TOLD.search(self._run(self._reaching(host, command))), hosts))
-        told = [found for found in said[len(self._extra) :] if found]
-        self.unpacked = [{"took": float(found[2]), "sent": found[3] == "yes"} for found in told if float(found[2])]
-        trees = {found[1] if found else "" for found in said}
+        def unpack(host: str) -> None:
+            found[host] = TOLD.search(self._run(self._reaching(host, command)))
+
+        # No pool of threads, which could not be had any more when the program itself has come to its end.
+        threads = [threading.Thread(target=unpack, args=(host,), daemon=True) for host in (*self._extra, *self._hosts)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        told = [one for host in self._hosts if (one := found[host])]
+        self.unpacked = [{"took": float(one[2]), "sent": one[3] == "yes"} for one in told if float(one[2])]
+        trees = {one[1] if one else "" for one in found.values()}
         return trees.pop() if len(trees) == 1 else ""
 
     @staticmethod
@@ -198,18 +211,29 @@ class Passing:
         hidden = (*RANK_VARIABLES, LIBRARIES)
         try:
             with self._turns:
+                if time.monotonic() >= self._until:
+                    return "there was no time left"
                 process = Process(argv, {}, tethered=True, hidden=hidden, directory="/", fed=file is not None)
                 with self._held(process), self._patience(process):
                     if file is not None:
-                        process.feed(file, self._stage.size)
+                        self._feed(process, file)
                     return process.wait()
         except OSError as error:
             return str(error)
 
+    def _feed(self, process: Process, file: int) -> None:
+        try:
+            process.feed(file, self._stage.size)
+        except OSError:
+            process.end()  # it would wait for the rest
+            raise
+
     @contextlib.contextmanager
     def _patience(self, process: Process) -> Iterator[None]:
         """Have a process ended that takes too long."""
-        timer = threading.Timer(PATIENCE + self._stage.size / SLOWEST, process.end)
+        left = self._until - time.monotonic()
+        timer = threading.Timer(min(PATIENCE + self._stage.size / SLOWEST, left), process.end)
+        timer.daemon = True
         timer.start()
         try:
             yield

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mainstay.node.program import RANK_VARIABLES as RANK_VARIABLES  # for launchers
+from mainstay.node.program import WHILE_PARENT_LIVES
 
 # What `python -m mainstay.node` does, without the five modules that `-m` itself imports, without the working
 # directory on the path (a `socket.py` there must not be taken for Python's own), and with this package on it.
@@ -62,7 +63,7 @@ def tether(setpriv: str | None, by: signal.Signals = signal.SIGTERM) -> list[str
         by.name.removeprefix("SIG"),
         "/bin/sh",
         "-c",
-        'test "$PPID" = "$1" && shift && exec "$@"',
+        WHILE_PARENT_LIVES,
         "mainstay",
     ]
     if setpriv is not None:

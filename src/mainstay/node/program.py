@@ -23,6 +23,8 @@ from mainstay.node import context
 from mainstay.node.context import Places
 from mainstay.node.scratch import scratch
 
+# For a shell whose first argument is the number of the process that started it: it becomes the rest.
+WHILE_PARENT_LIVES = 'test "$PPID" = "$1" && shift && exec "$@"'
 # What a process manager tells its ranks. What is started by a rank must not take itself for that rank.
 RANK_VARIABLES = ("PMI_", "PMIX_", "PMI2_", "OMPI_COMM_WORLD_", "PRTE_LAUNCHED", "MPI_LOCAL", "HYDI_", "HYDRA_PROXY")
 
@@ -76,7 +78,8 @@ def run_program(program: Program) -> Completed:
     environment |= {**places.environment, **(program.env or {})}
     pipe = subprocess.PIPE if program.capture else None
     given = program.input.encode() if isinstance(program.input, str) else program.input
-    tether = _tether(shutil.which("setpriv"), places.ends_by)
+    tether = [*_tether(shutil.which("setpriv"), places.ends_by)]
+    tether += [str(os.getpid())] if WHILE_PARENT_LIVES in tether else []
     started = perf_counter()
     process = subprocess.Popen(  # noqa: S603  what the user asked for
         [*tether, *places.prefix, *args],
@@ -130,4 +133,8 @@ def _tether(setpriv: str | None, signal: str) -> list[str]:
     if setpriv is None:
         return []
     told = subprocess.run([setpriv, "--help"], capture_output=True, check=False)  # noqa: S603
-    return [setpriv, "--pdeathsig", signal, "--"] if b"--pdeathsig" in told.stdout else []
+    if b"--pdeathsig" not in told.stdout:
+        return []
+    # What the group's SIGKILL does not reach looks, once it has asked, whether that end has not come already.
+    looks = [] if signal == "KILL" else ["/bin/sh", "-c", WHILE_PARENT_LIVES, "mainstay"]
+    return [setpriv, "--pdeathsig", signal, "--", *looks]

@@ -71,6 +71,13 @@ choose() {
     return 1
 }
 
+# The copy that was sent may take the room that the tree wants; the archive itself is read then.
+retry_without_copy() {
+    [ -n "$sent" ] && rm -f "$sent" || return 1
+    sent='' why='' tried=''
+    choose
+}
+
 settle() {
     home=$1/mainstay-stage-$uid
     mkdir -m 700 "$home" 2>/dev/null
@@ -146,7 +153,7 @@ stand() {
     for tool in flock sha256sum find awk df stat tail tee tar ${unpacks:+"$how"}; do
         command -v "$tool" >/dev/null || { why="there is no program $tool on this node"; return 1; }
     done
-    choose || return 1
+    choose || retry_without_copy || return 1
     tree=$home/$digest
     exec 8>>"$home/$digest.make" 9>>"$home/$digest.lock"
     flock 8
@@ -161,7 +168,7 @@ stand() {
     exec 8>>"$home/make"
     flock 8
     find "$home" -maxdepth 1 -name 'work-*' -exec flock -n {} sh -c "$sweep" sh {} ';'
-    find "$home" -maxdepth 1 -name 'sent-*' -mmin +60 -exec rm -f {} +
+    find "$home" ${sent:+"${sent%/*}"} -maxdepth 1 -name 'sent-*' -mmin +60 -exec rm -f {} +
     mkdir -p -m 700 "$home/home" && work=$(mktemp -d "$home/work-XXXXXX") && mkdir "$work/tasks" || return 1
     exec 7<"$work"
     flock -s 7
