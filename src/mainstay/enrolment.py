@@ -136,7 +136,7 @@ class Enrolments:
         self.on_standing: Callable[[str, bool], None]  # told of a namespace that stands, and whether it has PMIx
         self._joins: bool | None = None  # whether MPI can join namespaces, as far as is known
         self._coming: dict[int, Namespace] = {}  # by number
-        self._short_since: float | None = None  # since when a gang has waited that the pool has become too small for
+        self._short_since: dict[Ranks, float] = {}  # since when gangs have waited that the pool is too small for
         self._standing: dict[str, Namespace] = {}  # by name
         self._ending: list[Namespace] = []
         self._count = 0
@@ -168,7 +168,7 @@ class Enrolments:
     def division(self, gang: Ranks) -> str:
         """Return why no job that the pool is in has enough workers for a gang (see `Gangs.division`)."""
         scheduler = self._pool.scheduler
-        return scheduler.gangs.division(gang, list(scheduler.workers.values()))
+        return scheduler.gangs.division(gang, scheduler.workers.values())
 
     def places(self, workers: list[WorkerState]) -> Places:
         """Return where a program's ranks are to be: in the places of these workers, the first of which starts it."""
@@ -361,9 +361,8 @@ class Enrolments:
     # -- time
 
     def next_deadline(self) -> float | None:
-        short = None if self._short_since is None else self._short_since + self._patience
-        awaited = min((one.deadline for one in (*self._coming.values(), *self._ending)), default=None)
-        return min((at for at in (awaited, short) if at is not None), default=None)
+        awaited = [one.deadline for one in (*self._coming.values(), *self._ending)]
+        return min([*awaited, *(since + self._patience for since in self._short_since.values())], default=None)
 
     def tick(self, time_now: float) -> None:
         self._give_up_too_large(time_now)
@@ -374,21 +373,20 @@ class Enrolments:
             namespace.end()
 
     def _give_up_too_large(self, time_now: float) -> None:
-        """Nodes were lost, and have had their time to come back: what wants more workers than are left, has no hope."""
+        """What wants more workers than there are has no hope, once those lost or to come have had their time."""
         gangs = self._pool.scheduler.gangs
-        for task in gangs.heads():
-            if task.gang is not None and (why := self.division(task.gang)) and self._pool.roster.is_complete():
-                gangs.remove(task)
-                self._pool.resolve(task, GangError(why))
-        short = {task: why for task in gangs.heads() if (why := gangs.shortage(task))} if gangs.kept else {}
-        if not short:
-            self._short_since = None
-        elif self._short_since is None:
-            self._short_since = time_now
-        elif self._short_since + self._patience <= time_now:
-            for task, why in short.items():
-                gangs.remove(task)
-                self._pool.resolve(task, GangError(why))
+        for kind in gangs.kinds():
+            if (why := self.division(kind)) and self._pool.roster.is_complete():
+                self._give_up(kind, why)
+        short = {kind: why for kind in gangs.kinds() if (why := gangs.shortage(kind))} if gangs.kept else {}
+        self._short_since = {kind: self._short_since.get(kind, time_now) for kind in short}
+        for kind, since in self._short_since.items():
+            if since + self._patience <= time_now:
+                self._give_up(kind, short[kind])
+
+    def _give_up(self, kind: Ranks, why: str) -> None:
+        for task in self._pool.scheduler.gangs.withdraw(kind):
+            self._pool.resolve(task, GangError(why))
 
     def close(self) -> None:
         """The agents have ended, and the slots with them."""

@@ -98,12 +98,14 @@ class Gangs:
         kinds = [(kind.on, kind.least) for kind in self._waiting]
         return [(members, least) for members, least in kinds if members is not None]
 
-    def withdraw(self, members: Members) -> list[Task]:
-        """Take out the gangs that want more members of a set than it has; return them."""
-        short = [kind for kind in self._waiting if kind.on is members and kind.least > len(members)]
-        tasks = [task for kind in short for task in self._waiting[kind]]
-        for task in tasks:
-            self.remove(task)
+    def kinds(self) -> list[Ranks]:
+        """Return what the gangs that wait want, each once."""
+        return list(self._waiting)
+
+    def withdraw(self, kind: Ranks) -> list[Task]:
+        """Take out all gangs of a kind; return them."""
+        tasks = self._waiting.pop(kind, [])
+        self._first = min(self.heads(), key=order, default=None)
         return tasks
 
     @property
@@ -288,24 +290,33 @@ class Gangs:
                 groups.setdefault((namespace, node, site), []).append(worker)
         return groups.values()
 
-    def shortage(self, task: Task) -> str:
+    def shortage(self, gang: Ranks) -> str:
         """Return why the pool as it is kept now can never run this gang; empty: it can."""
-        assert task.gang is not None
-        if task.gang.alone and task.gang.is_of_one_node:
-            return self.holds.shortage(task.gang, self.kept)
-        least, most = task.gang.least, max(sum(self.kept.values()), 0 if self.is_full else self.ceiling)
-        told = f"it wants {least} workers at least; the pool has {most} now, and no more have come"
-        return f"the gang cannot run: {told}" if least > most else ""
+        if gang.alone and gang.is_of_one_node:
+            return self.holds.shortage(gang, self.kept)
+        least, most = gang.least, max(sum(self.kept.values()), 0 if self.is_full else self.ceiling)
+        if least > most:
+            told = f"it wants {least} workers at least; the pool has {most} now, and no more have come"
+            return f"the gang cannot run: {told}"
+        return self._division(gang, self.sites, 0) if gang.on is None and self._is_of_one_site(gang) else ""
 
     def division(self, gang: Ranks, workers: Iterable[Worker]) -> str:
-        """Return why a gang that cannot be of several sites cannot run, though these workers together are enough for
-        it; empty: it can."""
-        there = self.sites
-        if len(there) < 2 or not self._is_of_one_site(gang):
+        """Return why a gang that cannot be of several sites can never run, though these workers together are enough
+        for it; empty: it can, or it could if the pool grew within the right site."""
+        if not self._is_of_one_site(gang):
             return ""
-        room = max(0, self.ceiling - sum(there.values()))
-        if gang.on is not None:
-            there, room = Counter(worker.site for worker in workers if worker.id in gang.on), 0
+        there, room = self.sites, 0
+        if gang.on is None:
+            room = max(0, self.ceiling - sum(there.values()))
+        elif len(there) > 1:
+            there = Counter(dict.fromkeys(there, 0))
+            there.update(worker.site for worker in workers if worker.id in gang.on)
+        return self._division(gang, there, room)
+
+    def _division(self, gang: Ranks, there: Counter[int], room: int) -> str:
+        """Return why no site is enough for a gang, of those that have so many workers, if one gets `room` more."""
+        if len(there) < 2:
+            return ""
         least = sum(there.values()) if gang.scope == "all" else gang.least
         widest = max(there.values(), default=0) + room
         if least <= widest:

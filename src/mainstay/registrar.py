@@ -97,7 +97,7 @@ class Registrar:
         self._members: dict[str, Members] = {}  # of the sets that calls run on
         self._predicates: dict[str, Predicate] = {}  # of living sets
         self._judging: Counter[str] = Counter()  # judgements of a predicate that are still to come
-        self._short_since: dict[str, float] = {}  # since when calls have waited for a set that has too few members
+        self._short_since: dict[tuple[str, int], float] = {}  # since when calls have waited for so many of a set
         pool.roster.on_guest, pool.enrolments.on_standing = self.guest_came, self.stands
 
     # -- what changes who is there
@@ -326,14 +326,17 @@ class Registrar:
         scheduler = self._pool.scheduler
         waiting = [(members, 1) for members in scheduler.queues.bound] + scheduler.gangs.wanting()
         short = {(members.name, least): members for members, least in waiting if len(members) < least}
-        self._short_since = {name: self._short_since.get(name, time_now) for name, _ in short}
+        self._short_since = {wish: self._short_since.get(wish, time_now) for wish in short}
         for (name, least), members in short.items():
-            if not self._may_come(name, least) or self._short_since[name] + self._patience <= time_now:
-                self._give_up(members)
+            if not self._may_come(name, least) or self._short_since[name, least] + self._patience <= time_now:
+                self._give_up(members, least)
 
-    def _give_up(self, members: Members) -> None:
+    def _give_up(self, members: Members, least: int) -> None:
+        """Give up the calls that want so many members of a set: what wants more has a time of its own."""
         scheduler, left = self._pool.scheduler, len(members) or "none"
-        for task in [*(scheduler.queues.withdraw(members) if not members else ()), *scheduler.gangs.withdraw(members)]:
+        singles = scheduler.queues.withdraw(members) if least == 1 else []
+        kinds = [kind for kind in scheduler.gangs.kinds() if kind.on is members and kind.least == least]
+        for task in [*singles, *(task for kind in kinds for task in scheduler.gangs.withdraw(kind))]:
             wants = 1 if task.gang is None else task.gang.least
             reason = f"it wants {wants} of its members, and {left} is there, and no other will come"
             error = ProcessSetError(f"{task.label or 'the call'} cannot run on {members.name!r}: {reason}")

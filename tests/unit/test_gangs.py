@@ -465,6 +465,50 @@ def test_a_gang_that_the_pool_has_become_too_small_for_is_given_up_after_a_while
     assert enrolments.next_deadline() is None
 
 
+class Deciding:
+    """A pool that says which calls it has given up, and why."""
+
+    def __init__(self, scheduler):
+        self.scheduler, self.roster, self.told = scheduler, Mock(is_complete=lambda: True), {}
+        self.enrolments = Enrolments(self, "auto", Mock(), 120.0, None, None)
+
+    def resolve(self, task, error):
+        self.told[task.id] = str(error)
+
+
+def test_all_gangs_that_can_never_run_are_refused_at_once_together():
+    pool = Deciding(of_two_jobs(None))
+    pool.scheduler.workers[1].dying = True  # so that they wait
+    for number in range(3):
+        pool.scheduler.submit(Task(number, 1, gang=Ranks(5, 5)), 0.0)
+    pool.enrolments.tick(1.0)
+    assert pool.told == {}
+    pool.scheduler.gangs.joins = False
+    pool.enrolments.tick(2.0)
+    assert list(pool.told) == [0, 1, 2]
+    assert not pool.scheduler.gangs
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+def test_a_gang_that_no_job_is_large_enough_for_waits_in_full_for_the_pool_to_grow_there(is_full):
+    pool = Deciding(of_two_jobs(False))
+    gangs = pool.scheduler.gangs
+    gangs.ceiling, gangs.is_full = 16, is_full
+    pool.scheduler.submit(Task(1, 1, gang=Ranks(4, 4)), 0.0)
+    pool.enrolments.tick(0.0)
+    pool.scheduler.submit(Task(2, 1, gang=Ranks(5, 5)), 100.0)
+    pool.enrolments.tick(100.0)
+    assert pool.told == {}
+    assert pool.enrolments.next_deadline() == 120.0
+    pool.enrolments.tick(120.0)
+    assert list(pool.told) == [1]
+    assert "none has more than 3" in pool.told[1]
+    gangs.berths["n3", 7] += 2
+    pool.enrolments.tick(220.0)
+    assert list(pool.told) == [1]
+    assert pool.enrolments.next_deadline() is None
+
+
 class Recorded:
     """A launcher of ranks, and the launches that have it: says what it is asked for, and starts nothing."""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
+from contextlib import nullcontext
+from unittest.mock import Mock
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,6 +12,7 @@ from simulation import Cluster
 from test_gangs import Pool
 
 from mainstay.orders import Members, Ranks, Send, Task
+from mainstay.registrar import Registrar
 from mainstay.scheduler import Scheduler
 
 SHORT, UNKNOWN = 1, 2  # functions
@@ -85,8 +88,27 @@ def test_workers_that_come_into_a_set_are_given_its_calls_and_what_has_none_can_
     gpu.numbers.clear()
     scheduler.submit(Task(3, UNKNOWN, on=gpu), 0.0)
     assert scheduler.gangs.wanting() == [(gpu, 2)]
-    assert [task.id for task in scheduler.queues.withdraw(gpu) + scheduler.gangs.withdraw(gpu)] == [3, 2]
+    assert [task.id for task in scheduler.queues.withdraw(gpu) + scheduler.gangs.withdraw(gang.gang)] == [3, 2]
     assert scheduler.queued == 0
+
+
+def test_each_call_waits_in_full_for_the_members_that_it_wants():
+    scheduler, given_up = with_workers(0), []
+    pool = Mock(scheduler=scheduler, lock=nullcontext(), resolve=lambda task, error: given_up.append(task.id))
+    pool.roster = Mock(workers={}, is_complete=lambda: False)
+    registrar = Registrar(pool, Mock(), 10.0, Mock())
+    registrar.define("gpu", [], living=True)
+    for number, least, submitted in [(1, 3, 0.0), (2, 2, 6.0), (3, 4, 9.0), (4, 2, 9.0)]:
+        gang, _ = registrar.narrowed(Ranks(least, least), "gpu")
+        scheduler.submit(Task(number, UNKNOWN, gang=gang), submitted)
+        registrar.tick(submitted)
+    ended = []
+    while (due := registrar.next_deadline()) is not None:
+        registrar.tick(due)
+        ended.append((due, given_up[:]))
+        given_up.clear()
+        registrar.tick(due)
+    assert ended == [(10.0, [1]), (16.0, [2, 4]), (19.0, [3])]
 
 
 def test_queues_are_drained_in_the_order_in_which_tasks_would_have_gone():
