@@ -60,7 +60,8 @@ class Gangs:
         self._first: Task | None = None
         self.kept: dict[str, int] = {}  # workers that the pool keeps on each node, those that are starting too
         self.ceiling = 0  # workers up to which the pool grows by itself
-        self.is_full = False  # it could not grow when it last wanted to
+        self.is_full = False  # there was no room for more when it last wanted to grow
+        self.is_stuck = False  # what was to bring more has failed since it last grew; it is tried again
         self.may_enrol = False  # not before the pool stands: a namespace does not grow
         self.berths: dict[tuple[str, int], int] = {}  # the same of each node and site: a node may be of two jobs
         self.joins: bool | None = None  # whether MPI can join namespaces, as those that stand have told
@@ -294,7 +295,8 @@ class Gangs:
         """Return why the pool as it is kept now can never run this gang; empty: it can."""
         if gang.alone and gang.is_of_one_node:
             return self.holds.shortage(gang, self.kept)
-        least, most = gang.least, max(sum(self.kept.values()), 0 if self.is_full else self.ceiling)
+        grows = not (self.is_full or self.is_stuck)
+        least, most = gang.least, max(sum(self.kept.values()), self.ceiling if grows else 0)
         if least > most:
             told = f"it wants {least} workers at least; the pool has {most} now, and no more have come"
             return f"the gang cannot run: {told}"

@@ -60,11 +60,11 @@ class Growing:
 
     Args:
         later: runs a call without the lock: futures have callbacks.
-        on_failed: called when a growth could not be completed.
+        on_over: called at the end of a growth, with whether all have come.
     """
 
-    def __init__(self, pool: Pool, later: Later, on_failed: Callable[[], None]) -> None:
-        self._pool, self._later, self._on_failed = pool, later, on_failed
+    def __init__(self, pool: Pool, later: Later, on_over: Callable[[bool], None]) -> None:
+        self._pool, self._later, self._on_over = pool, later, on_over
         self.under_way: list[Growth] = []
 
     def grow(self, count: int | None, launcher: Launcher | None, timeout: float) -> Future[list[WorkerInfo]]:
@@ -154,6 +154,7 @@ class Growing:
         if len(came) == growth.count or (growth.count is None and came and not growth.reasons):
             self.under_way.remove(growth)
             self._later(lambda: growth.future.set_result(came))
+            self._on_over(True)
         else:
             for attempt in growth.attempts:
                 self._pool.launches.resize(attempt, sum(agent.staying for agent in roster.of_launch(attempt.number)))
@@ -165,7 +166,7 @@ class Growing:
         count = "all" if growth.count is None else growth.count
         error = GrowError(f"{len(standing)} of {count} new workers stand: {reason}")
         self._later(lambda: growth.future.set_exception(error))
-        self._on_failed()
+        self._on_over(False)
 
     def _overdue(self, growth: Growth) -> None:
         """It has had its time: what was launched for it and has brought nobody is ended."""

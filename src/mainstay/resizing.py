@@ -38,7 +38,7 @@ class Resizing:
 
     def __init__(self, pool: Pool, post: Post, later: Callable[[Callable[[], object]], None], log: Log) -> None:
         self._pool, self._later, self._log = pool, later, log
-        self.growing = Growing(pool, later, self._could_not_grow)
+        self.growing = Growing(pool, later, self._growth_over)
         self.shrinking = Shrinking(pool, post, later, log)
         self.elastic: Elastic | None = None
         self._reserve: Launcher | None = None  # where an elastic pool's further workers come from
@@ -91,10 +91,16 @@ class Resizing:
                 self._later(partial(promised.set_exception, error))
 
     def left(self, worker: WorkerState) -> None:
-        """A worker has ended."""
-        self._pool.scheduler.gangs.is_full = False
+        """A worker has ended; where no other takes its place, there is room for one."""
+        if worker.is_leaving or worker.agent not in self._pool.roster.agents:
+            self._pool.scheduler.gangs.is_full = False
         self.shrinking.left(worker)
         self.growing.look()
+
+    def _growth_over(self, has_grown: bool) -> None:
+        self._pool.scheduler.gangs.is_stuck = not has_grown
+        if not has_grown:
+            self._could_not_grow()
 
     def _could_not_grow(self) -> None:
         if self.elastic is not None:
