@@ -380,11 +380,12 @@ class Enrolments:
                 self._give_up(kind, why)
         short = {kind: why for kind in gangs.kinds() if (why := gangs.shortage(kind))} if gangs.kept else {}
         self._short_since = {kind: self._short_since.get(kind, time_now) for kind in short}
-        for kind, since in self._short_since.items():
+        for kind, since in list(self._short_since.items()):
             if since + self._patience <= time_now:
                 self._give_up(kind, short[kind])
 
     def _give_up(self, kind: Ranks, why: str) -> None:
+        self._short_since.pop(kind, None)  # whoever submits it again waits in full
         for task in self._pool.scheduler.gangs.withdraw(kind):
             self._pool.resolve(task, GangError(why))
 

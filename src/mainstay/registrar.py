@@ -333,6 +333,7 @@ class Registrar:
 
     def _give_up(self, members: Members, least: int) -> None:
         """Give up the calls that want so many members of a set: what wants more has a time of its own."""
+        del self._short_since[members.name, least]
         scheduler, left = self._pool.scheduler, len(members) or "none"
         singles = scheduler.queues.withdraw(members) if least == 1 else []
         kinds = [kind for kind in scheduler.gangs.kinds() if kind.on is members and kind.least == least]

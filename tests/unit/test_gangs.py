@@ -509,6 +509,16 @@ def test_a_gang_that_no_job_is_large_enough_for_waits_in_full_for_the_pool_to_gr
     assert pool.enrolments.next_deadline() is None
 
 
+def test_a_gang_that_is_submitted_again_when_it_was_given_up_waits_in_full_again():
+    pool = Deciding(of_two_jobs(True))
+    for number, (submitted, given_up) in enumerate([(0.0, []), (120.0, [0]), (240.0, [0, 1])]):
+        pool.enrolments.tick(submitted)
+        assert list(pool.told) == given_up
+        pool.scheduler.submit(Task(number, 1, gang=Ranks(6, 6)), submitted)
+        pool.enrolments.tick(submitted)
+        assert list(pool.told) == given_up
+
+
 class Recorded:
     """A launcher of ranks, and the launches that have it: says what it is asked for, and starts nothing."""
 
