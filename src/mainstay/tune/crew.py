@@ -129,7 +129,7 @@ class Crew:
             try:
                 return self._executor.options(**options).submit(*call)
             except ValueError as error:
-                if not nodes.isdisjoint(self._executor.describe().hosts):
+                if not nodes or not nodes.isdisjoint(self._executor.describe().hosts):
                     raise
                 why = str(error)  # the pool has given the node back
         future: Future[Any] = Future()
@@ -170,9 +170,9 @@ class Crew:
             if built.status == NO_MEMORY and tries > 1:
                 self._submit_build(key, variant, kind, nodes, tries - 1)
                 return
-            if built.status == LOST:
+            if isinstance(future.exception(), GangError):
                 self.gone.update(hosts)
-            else:
+            if built.status != LOST:
                 self._built[key] = built
             for call in self._builds.pop(key):
                 call(built)

@@ -1,0 +1,79 @@
+"""The crew: what is sent to the pool, and what follows from each end of it. The pool is a stand-in, nothing runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from mainstay.errors import GangError, WorkerDied
+from mainstay.tune.artifacts import Artifacts
+from mainstay.tune.building import Built
+from mainstay.tune.crew import Asks, Crew, Node
+from mainstay.tune.rules import Rules
+from mainstay.tune.variants import Variant
+from mainstay.tune.visiting import Stages
+
+A, B = Variant(x=1), Variant(x=2)
+NODES = [Node("n1", "k", ()), Node("n2", "k", ())]
+
+
+class Pool:
+    """A pool whose calls end as `ends(options, *call)` says: what it returns, or raises."""
+
+    _keeper = None
+
+    def __init__(self, ends: Callable[..., Any], hosts: tuple[str, ...] = ("n1", "n2")) -> None:
+        self._ends, self._hosts = ends, hosts
+        self.sent: list[dict[str, Any]] = []
+
+    def describe(self) -> SimpleNamespace:
+        return SimpleNamespace(hosts=dict.fromkeys(self._hosts))
+
+    def options(self, **options: Any) -> SimpleNamespace:
+        return SimpleNamespace(submit=lambda *call: self._submit(options, call))
+
+    def _submit(self, options: dict[str, Any], call: tuple[Any, ...]) -> Future[Any]:
+        self.sent.append(options)
+        future: Future[Any] = Future()
+        try:
+            future.set_result(self._ends(options, *call))
+        except (WorkerDied, GangError) as error:
+            future.set_exception(error)
+        return future
+
+
+def crew(pool: Any, tmp_path: Path) -> Crew:
+    stages = Stages("", lambda variant, directory: None, lambda artifact: 1.0, None, None)
+    return Crew(pool, stages, Rules(), Asks(1, (), None, None, counters=False), Artifacts(tmp_path))
+
+
+def lost(options: dict[str, Any], there: Any, variant: Variant, kind: str) -> Built:
+    if variant == A:
+        raise WorkerDied("build", "n1", 1, "its agent is gone")
+    return Built("ok")
+
+
+def test_a_build_that_is_lost_each_time_says_nothing_of_nodes_that_stand(tmp_path):
+    pool = Pool(lost, ("n1", "n2", "n3"))
+    of, told = crew(pool, tmp_path), []
+
+    def then(built: Built) -> None:
+        told.append((built.variant, built.status, set(of.gone)))
+
+    of.build(A, "k", NODES, then)
+    of.build(B, "k", NODES, then)
+    of.run()
+    assert sorted(told, key=str) == [(A, "node lost", set()), (B, "ok", set())]
+
+
+def test_what_the_pool_refuses_is_raised_where_it_may_run_anywhere(tmp_path):
+    def refuse(*given: Any) -> None:
+        raise ValueError("ctypes objects containing pointers cannot be pickled")
+
+    with pytest.raises(ValueError, match="ctypes"):
+        crew(Pool(refuse), tmp_path).build(A, "k", NODES, lambda built: None)
