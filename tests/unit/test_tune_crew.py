@@ -23,13 +23,13 @@ NODES = [Node("n1", "k", ()), Node("n2", "k", ())]
 
 
 class Pool:
-    """A pool whose calls end as `ends(options, *call)` says: what it returns, or raises."""
+    """A pool whose calls end as `ends(options, *call)` says: what it returns, or raises; None: it does not end."""
 
     _keeper = None
 
     def __init__(self, ends: Callable[..., Any], hosts: tuple[str, ...] = ("n1", "n2")) -> None:
         self._ends, self._hosts = ends, hosts
-        self.sent: list[dict[str, Any]] = []
+        self.futures: list[Future[Any]] = []
 
     def describe(self) -> SimpleNamespace:
         return SimpleNamespace(hosts=dict.fromkeys(self._hosts))
@@ -38,10 +38,12 @@ class Pool:
         return SimpleNamespace(submit=lambda *call: self._submit(options, call))
 
     def _submit(self, options: dict[str, Any], call: tuple[Any, ...]) -> Future[Any]:
-        self.sent.append(options)
         future: Future[Any] = Future()
+        self.futures.append(future)
         try:
-            future.set_result(self._ends(options, *call))
+            end = self._ends(options, *call)
+            if end is not None:
+                future.set_result(end)
         except (WorkerDied, GangError) as error:
             future.set_exception(error)
         return future
@@ -65,9 +67,7 @@ def test_a_build_that_is_lost_each_time_says_nothing_of_nodes_that_stand(tmp_pat
     def then(built: Built) -> None:
         told.append((built.variant, built.status, set(of.gone)))
 
-    of.build(A, "k", NODES, then)
-    of.build(B, "k", NODES, then)
-    of.run()
+    of.run(lambda: [of.build(variant, "k", NODES, then) for variant in (A, B)])
     assert sorted(told, key=str) == [(A, "node lost", set()), (B, "ok", set())]
 
 
@@ -77,3 +77,23 @@ def test_what_the_pool_refuses_is_raised_where_it_may_run_anywhere(tmp_path):
 
     with pytest.raises(ValueError, match="ctypes"):
         crew(Pool(refuse), tmp_path).build(A, "k", NODES, lambda built: None)
+
+
+def test_what_was_begun_before_an_exception_is_cancelled(tmp_path):
+    pool = Pool(lambda *given: None)
+    of = crew(pool, tmp_path)
+
+    def begin() -> None:
+        of.build(A, "k", NODES, lambda built: None)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        of.run(begin)
+    assert [future.cancelled() for future in pool.futures] == [True]
+
+    def again() -> None:
+        of.build(A, "k", NODES, lambda built: pool.futures.clear())
+        pool.futures[-1].set_result(Built("ok"))
+
+    of.run(again)
+    assert not pool.futures  # it was built anew

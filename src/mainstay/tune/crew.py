@@ -91,9 +91,10 @@ class Crew:
 
     # -- the loop
 
-    def run(self) -> None:
-        """Call back until nothing is under way any more; after an exception, Ctrl-C say, nothing is either."""
+    def run(self, begin: Callable[[], object]) -> None:
+        """Begin, and call back until nothing is under way any more; after an exception (Ctrl-C), nothing is either."""
         try:
+            begin()
             while self._under_way:
                 future, then = self._events.get()
                 self._under_way.discard(future)

@@ -128,9 +128,12 @@ class Tuner:
         self._begin()
         wanted = distinct([*([] if self.baseline is None else [self.baseline]), *distinct(variants)])
         trials = [Trial(self, node, f"{self.seed}/{node.host}", self.baseline) for node in self.nodes]
-        for trial in trials:
-            trial.begin(wanted)
-        self.crew.run()
+
+        def begin() -> None:
+            for trial in trials:
+                trial.begin(wanted)
+
+        self.crew.run(begin)
         return self.table(trials)
 
     def search(
