@@ -83,6 +83,17 @@ def test_a_ratio_from_before_counts_as_the_best():
     assert statuses(session) == {A: "slower", B: "ok"}
 
 
+def test_what_failed_after_some_rounds_is_no_best_for_the_others():
+    session = Session(STEADY, "")
+    play(
+        session,
+        [A, B],
+        lambda variant, number: 0.1 if variant == A and number == 0 else {A: "timeout", B: 1.0}[variant],
+    )
+    assert statuses(session) == {A: "timeout", B: "ok"}
+    assert len(session.courses[A.key].visits) == 1
+
+
 @pytest.mark.parametrize(("how", "tries"), [("crash", 2), ("out of memory", 2), ("timeout", 1), ("wrong answer", 1)])
 def test_each_class_of_failure_has_its_rule_of_retries(how, tries):
     session = Session(STEADY, "", baseline=B)
