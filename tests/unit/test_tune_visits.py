@@ -5,9 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from mainstay.tune import building
 from mainstay.tune.counters import Counters
 from mainstay.tune.programs import Command, CommandFailed
 from mainstay.tune.rules import Rules
@@ -77,3 +80,19 @@ def test_what_a_check_runs_fails_as_anywhere():
         MemoryError(): "out of memory",
     }
     assert [visited(raising(error)).status for error in failures] == list(failures.values())
+
+
+def test_a_build_that_runs_programs_by_itself_fails_as_data_however_it_names_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(building, "scratch", lambda per: tmp_path / str(len(list(tmp_path.iterdir()))))
+    program = tmp_path / "fails"
+    program.write_text("#!/bin/sh\nexit 3\n")
+    program.chmod(0o755)
+    for argv in (program, bytes(program), str(program), [bytes(program), "a b"], [program]):
+
+        def make(variant: Variant, directory: Path, argv: Any = argv) -> None:
+            subprocess.run(argv, check=True, cwd=directory)
+
+        built = building.build(make, A, tuple)
+        assert (built.status, built.code) == ("build error", 3)
+        assert built.command is not None
+        assert str(program) in str(built.command)
