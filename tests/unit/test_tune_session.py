@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from mainstay.tune.rules import EARLY, Rules
 from mainstay.tune.session import CALIBRATION, Session
-from mainstay.tune.variants import Variant, draw
+from mainstay.tune.table import Row, Table
+from mainstay.tune.variants import Variant, check_space, draw
 from mainstay.tune.visiting import Visit
 
 A, B, C = (Variant(x=x) for x in (1, 2, 3))
@@ -148,3 +149,15 @@ def test_variants_are_plain_equal_by_value_and_drawn_within_constraints():
     points = [draw({"a": range(4), "b": (1, 2)}, chance, lambda v: v.a > v.b) for _ in range(50)]
     assert set(points) == {Variant(a=a, b=b) for a, b in itertools.product(range(4), (1, 2)) if a > b}
     assert draw({"a": (1,)}, chance, lambda v: False) is None
+
+
+def test_no_name_of_a_variant_is_a_column_of_its_table():
+    visit = Visit("ok", seconds=(1.0,), cpu=(1.0,), metrics=({"flops": 1.0},), counters=({"cycles": 1.0},))
+    table = Table([Row(A, "h", "kind", "ok", visits={0: visit})])
+    columns = {*table.as_dicts()[0], *table.samples()[0]} - {*A, "flops"}
+    assert columns >= {"cores", "ratio", "round", "metric_flops", "counter_cycles"}
+    for name in columns:
+        with pytest.raises(ValueError, match=f"a table has a column '{name}'; name it otherwise"):
+            Variant(**{name: 1})
+        with pytest.raises(ValueError, match="a table has a column"):
+            check_space({name: (1, 2)})
