@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from mainstay.errors import GangError, WorkerDied
+from mainstay.errors import GangError, TaskTimeout, WorkerDied
 from mainstay.tune.artifacts import Artifacts
 from mainstay.tune.building import Built
-from mainstay.tune.crew import Asks, Crew, Node
+from mainstay.tune.crew import Asks, Crew, Node, noted
 from mainstay.tune.rules import Rules
 from mainstay.tune.variants import Variant
 from mainstay.tune.visiting import Stages
@@ -44,14 +44,28 @@ class Pool:
             end = self._ends(options, *call)
             if end is not None:
                 future.set_result(end)
-        except (WorkerDied, GangError) as error:
+        except (WorkerDied, GangError, TaskTimeout) as error:
             future.set_exception(error)
         return future
 
 
-def crew(pool: Any, tmp_path: Path) -> Crew:
+class Keeping(Pool):
+    """A pool with a journal: a call whose key it has ends as it did, and does not run."""
+
+    def __init__(self, ends: Callable[..., Any]) -> None:
+        super().__init__(ends)
+        self.kept: dict[str, Future[Any]] = {}
+        self._keeper: Any = SimpleNamespace(has=lambda key, failed_too: key in self.kept)
+
+    def _submit(self, options: dict[str, Any], call: tuple[Any, ...]) -> Future[Any]:
+        if options["key"] not in self.kept:
+            self.kept[options["key"]] = super()._submit(options, call)
+        return self.kept[options["key"]]
+
+
+def crew(pool: Any, tmp_path: Path, timeout: float | None = None) -> Crew:
     stages = Stages("", lambda variant, directory: None, lambda artifact: 1.0, None, None)
-    return Crew(pool, stages, Rules(), Asks(1, (), None, None, counters=False), Artifacts(tmp_path))
+    return Crew(pool, stages, Rules(), Asks(1, (), timeout, None, counters=False), Artifacts(tmp_path))
 
 
 def lost(options: dict[str, Any], there: Any, variant: Variant, kind: str) -> Built:
@@ -97,3 +111,26 @@ def test_what_was_begun_before_an_exception_is_cancelled(tmp_path):
 
     of.run(again)
     assert not pool.futures  # it was built anew
+
+
+def test_what_a_limit_ended_runs_again_under_another_one(tmp_path):
+    ran: list[float] = []
+
+    def ends(options: dict[str, Any], there: Any, *call: Any) -> Built:
+        if there is noted:
+            return call[0]
+        ran.append(options["timeout"])
+        if options["timeout"] < 3:
+            raise TaskTimeout("build", options["timeout"], "n1")
+        return Built("ok")
+
+    pool = Keeping(ends)
+
+    def built(timeout: float) -> str:
+        of, told = crew(pool, tmp_path, timeout), []
+        of.run(lambda: of.build(A, "k", NODES, told.append))
+        return told[0].status
+
+    told = [built(timeout) for timeout in (1, 1, 2, 1, 2, 3, 3)]
+    assert told == ["timeout"] * 5 + ["ok"] * 2
+    assert ran == [1, 2, 3]
