@@ -164,9 +164,9 @@ class Keeper(KeepsNothing):
         leader.future.add_done_callback(lambda _: follows())
         return follower
 
-    def has(self, key: str) -> bool:
-        """Whether the result of the call that the user calls so is kept."""
-        return self.journal.has(explicit_key(key), failed_too=False)
+    def has(self, key: str, *, failed_too: bool = False) -> bool:
+        """Whether the result of the call that the user calls so is kept; with `failed_too`, or its failure."""
+        return self.journal.has(explicit_key(key), failed_too=failed_too)
 
     def _begins(self, entry: Entry, options: Options, future: Future[Any]) -> None:
         entry.future, entry.options = future, options

@@ -133,6 +133,23 @@ def test_what_is_lost_with_its_agent_is_built_and_measured_again(tmp_path):
     assert [len(table) for table in tables(tmp_path / "tune.db")] == [4]
 
 
+def test_what_a_timeout_ended_is_measured_under_another_one(tmp_path):
+    def run(variant):
+        if not (tmp_path / "go").exists():
+            signal.pause()
+        return 1.0
+
+    def measured(timeout: float) -> set[str]:
+        with Executor(1, launcher="local", journal=tmp_path / "tune.db") as executor:
+            return {row.status for row in Tuner(executor, run, run_timeout=timeout, **FEW).measure([Variant(x=1)])}
+
+    assert measured(0.2) == {"timeout"}
+    (tmp_path / "go").touch()
+    assert measured(0.2) == {"timeout"}  # as it was
+    assert measured(60) == {"ok"}
+    assert [row.status for table in tables(tmp_path / "tune.db") for row in table] == ["ok"]
+
+
 def test_state_that_cannot_be_pickled_is_made_once_a_worker_from_a_file_that_was_shipped(pool, tmp_path):
     source = tmp_path / "count.c"
     source.write_text("static int calls; int count(void) { return ++calls; }")

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from mainstay.tune.rules import EARLY, Rules
 from mainstay.tune.session import CALIBRATION, Session
-from mainstay.tune.variants import Variant, draw
+from mainstay.tune.table import Row, Table
+from mainstay.tune.variants import Variant, check_space, draw
 from mainstay.tune.visiting import Visit
 
 A, B, C = (Variant(x=x) for x in (1, 2, 3))
@@ -83,6 +84,17 @@ def test_a_ratio_from_before_counts_as_the_best():
     assert statuses(session) == {A: "slower", B: "ok"}
 
 
+def test_what_failed_after_some_rounds_is_no_best_for_the_others():
+    session = Session(STEADY, "")
+    play(
+        session,
+        [A, B],
+        lambda variant, number: 0.1 if variant == A and number == 0 else {A: "timeout", B: 1.0}[variant],
+    )
+    assert statuses(session) == {A: "timeout", B: "ok"}
+    assert len(session.courses[A.key].visits) == 1
+
+
 @pytest.mark.parametrize(("how", "tries"), [("crash", 2), ("out of memory", 2), ("timeout", 1), ("wrong answer", 1)])
 def test_each_class_of_failure_has_its_rule_of_retries(how, tries):
     session = Session(STEADY, "", baseline=B)
@@ -137,3 +149,15 @@ def test_variants_are_plain_equal_by_value_and_drawn_within_constraints():
     points = [draw({"a": range(4), "b": (1, 2)}, chance, lambda v: v.a > v.b) for _ in range(50)]
     assert set(points) == {Variant(a=a, b=b) for a, b in itertools.product(range(4), (1, 2)) if a > b}
     assert draw({"a": (1,)}, chance, lambda v: False) is None
+
+
+def test_no_name_of_a_variant_is_a_column_of_its_table():
+    visit = Visit("ok", seconds=(1.0,), cpu=(1.0,), metrics=({"flops": 1.0},), counters=({"cycles": 1.0},))
+    table = Table([Row(A, "h", "kind", "ok", visits={0: visit})])
+    columns = {*table.as_dicts()[0], *table.samples()[0]} - {*A, "flops"}
+    assert columns >= {"cores", "ratio", "round", "metric_flops", "counter_cycles"}
+    for name in columns:
+        with pytest.raises(ValueError, match=f"a table has a column '{name}'; name it otherwise"):
+            Variant(**{name: 1})
+        with pytest.raises(ValueError, match="a table has a column"):
+            check_space({name: (1, 2)})

@@ -106,3 +106,19 @@ def test_a_comparison_names_its_test_and_where_its_pairs_are_from():
 
 def test_the_pseudomedian_is_the_median_of_the_pairs_means():
     assert pseudomedian([1, 2, 6]) == 2.75
+
+
+def test_the_best_of_a_host_is_by_one_measure_for_all_its_rows():
+    def row(x: int, session: str, seconds: float | None, base: int) -> Row:
+        visits = {} if seconds is None else {0: Visit("ok", seconds=(seconds,))}
+        status = "error" if seconds is None else "ok"
+        return Row(Variant(x=x), "h", "kind", status, session, visits, is_baseline=x == base)
+
+    failed = [row(0, "a", None, 0), row(1, "a", 2.0, 0)]  # the baseline failed: 1 has no ratio
+    others = [row(2, "b", 9.0, 2), row(3, "b", 8.0, 2)]  # 3 has one, and is slower all the same
+    assert Table([*failed, *others]).best.variant == Variant(x=1)
+    two = [row(4, "a", 2.0, 4), row(5, "a", 1.9, 4), *others]  # two baselines
+    assert Table(two).best.variant == Variant(x=5)
+    unbuilt = Row(Variant(x=9), "h", "kind", "build error")  # of a journal's: it is in no session
+    drifted = [row(1, "a", 1.0, 1), row(2, "a", 0.5, 1), row(1, "b", 0.3, 1), row(3, "b", 0.25, 1)]
+    assert Table([*drifted, unbuilt]).best.variant == Variant(x=2)  # though 3 took the least time

@@ -169,13 +169,19 @@ def _failed_by_itself(
     error: subprocess.CalledProcessError | subprocess.TimeoutExpired, directory: Path, left: tuple[File, ...]
 ) -> Built:
     """The function ran a program by `subprocess`, which does not say where: in the build's directory, as is usual."""
-    argv = ("sh", "-c", error.cmd) if isinstance(error.cmd, str) else tuple(map(os.fspath, error.cmd))
-    command = Command(argv, str(directory)).moved(str(directory), HERE)
+    command = Command(_argv(error.cmd), str(directory)).moved(str(directory), HERE)
     if isinstance(error, subprocess.TimeoutExpired):
         return Built(TIMEOUT, None, left, command, None, str(error))
     said = error.stderr.decode(errors="replace") if isinstance(error.stderr, bytes) else error.stderr or ""
     status = NO_MEMORY if is_short_of_memory(CommandFailed(command, error.returncode, said)) else ERROR
     return Built(status, None, left, command, error.returncode, f"{error}\n{said}".strip())
+
+
+def _argv(cmd: Any) -> tuple[str, ...]:
+    """Return what `subprocess` was given as words: a str may have been for a shell; paths and bytes are programs."""
+    if isinstance(cmd, str):
+        return "sh", "-c", cmd
+    return tuple(map(os.fsdecode, [cmd] if isinstance(cmd, (bytes, os.PathLike)) else cmd))
 
 
 def _named(value: Any, directory: Path) -> list[str]:

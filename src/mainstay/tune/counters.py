@@ -27,7 +27,8 @@ ATTRIBUTES = struct.Struct("<IIQQQQQ16x")
 SIZE = 64
 READ_TIMES = 1 | 2  # time enabled, time running
 DISABLED, INHERIT, EXCLUDE_KERNEL, EXCLUDE_HYPERVISOR = 1 << 0, 1 << 1, 1 << 5, 1 << 6
-ENABLE, DISABLE, RESET = 0x2400, 0x2401, 0x2403
+ENABLE, DISABLE = 0x2400, 0x2401  # there is no reset: the kernel's leaves what programs that have ended had counted
+Read = tuple[int, int, int]  # the value, and how long (ns) it was enabled and was counted
 
 
 class Counters:
@@ -35,6 +36,7 @@ class Counters:
 
     def __init__(self) -> None:
         self._open: dict[str, int] = {}
+        self._before: dict[str, Read] = {}
         number = NUMBERS.get(platform.machine())
         if number is None:  # not known how to ask here
             return
@@ -47,7 +49,7 @@ class Counters:
                 self._open[name] = fd
 
     def start(self) -> None:
-        self._tell(RESET)
+        self._before = {name: _read(fd) for name, fd in self._open.items()}
         self._tell(ENABLE)
 
     def stop(self) -> dict[str, float]:
@@ -55,7 +57,7 @@ class Counters:
         self._tell(DISABLE)
         counted = {}
         for name, fd in self._open.items():
-            value, enabled, running = struct.unpack("<QQQ", os.read(fd, 24))
+            value, enabled, running = (now - then for now, then in zip(_read(fd), self._before[name], strict=True))
             if running:
                 counted[name] = value * enabled / running
         return counted
@@ -69,3 +71,8 @@ class Counters:
 
         for fd in self._open.values():
             ioctl(fd, what, 0)
+
+
+def _read(fd: int) -> Read:
+    value, enabled, running = struct.unpack("<QQQ", os.read(fd, 24))
+    return value, enabled, running

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mainstay.executor import Executor
 
 T = TypeVar("T")
+R = TypeVar("R", Built, Visit)
 Then = Callable[["Future[Any]"], None]
 VERSION = "2"  # of what the nodes do: another one measures anew
 MOST_LOSSES = 3  # times that a call is sent again since its node was lost under it: it may be what brings nodes down
@@ -91,9 +92,10 @@ class Crew:
 
     # -- the loop
 
-    def run(self) -> None:
-        """Call back until nothing is under way any more; after an exception, Ctrl-C say, nothing is either."""
+    def run(self, begin: Callable[[], object]) -> None:
+        """Begin, and call back until nothing is under way any more; after an exception (Ctrl-C), nothing is either."""
         try:
+            begin()
             while self._under_way:
                 future, then = self._events.get()
                 self._under_way.discard(future)
@@ -129,7 +131,7 @@ class Crew:
             try:
                 return self._executor.options(**options).submit(*call)
             except ValueError as error:
-                if not nodes.isdisjoint(self._executor.describe().hosts):
+                if not nodes or not nodes.isdisjoint(self._executor.describe().hosts):
                     raise
                 why = str(error)  # the pool has given the node back
         future: Future[Any] = Future()
@@ -164,20 +166,23 @@ class Crew:
         if self.keeper:
             options["key"] = f"{key}/{tries}"
 
-        def done(future: Future[Built]) -> None:
-            built = _built_of(future)._replace(variant=variant, kind=kind)
-            self._note_failure(future, built, options)
+        def done(future: Future[Built], built: Built) -> None:
             if built.status == NO_MEMORY and tries > 1:
                 self._submit_build(key, variant, kind, nodes, tries - 1)
                 return
-            if built.status == LOST:
+            if isinstance(future.exception(), GangError):
                 self.gone.update(hosts)
-            else:
+            if built.status != LOST:
                 self._built[key] = built
             for call in self._builds.pop(key):
                 call(built)
 
-        self._send(options, (self._build_there, variant, kind), done)
+        def made(future: Future[Built]) -> Built:
+            return _built_of(future)._replace(variant=variant, kind=kind)
+
+        build = self._stages.build
+        limits = (asks.build_timeout, *((build.timeout, build.memory) if isinstance(build, Build) else ()))
+        self._send_limited(options, (self._build_there, variant, kind), limits, made, done)
 
     def _build_key(self, variant: Variant, kind: str, node: Node) -> str:
         build = self._stages.build
@@ -201,19 +206,56 @@ class Crew:
             order = Order(files, built.value, rules.repeats, rules.warmups, about.round == 0, asks.counters, about)
             call = (self._visit_there, order)
 
-        def done(future: Future[Visit]) -> None:
-            visit = _visit_of(future, about)
+        def done(future: Future[Visit], visit: Visit) -> None:
             if isinstance(future.exception(), GangError):
                 self.gone.add(host)
-            self._note_failure(future, visit, options)
             then(visit)
 
+        self._send_limited(options, call, (asks.run_timeout,), lambda future: _visit_of(future, about), done)
+
+    # -- failures in the journal
+
+    def _send_limited(
+        self,
+        options: dict[str, Any],
+        call: Sequence[Any],
+        limits: tuple[Any, ...],
+        made: Callable[[Future[Any]], R],
+        then: Callable[[Future[Any], R], None],
+    ) -> None:
+        """Have a call run; where a limit ended it in an earlier run, and there are others now, it runs again.
+
+        Only what failed so is known by its limits too: what ends within them does not depend on them.
+        """
+        was_kept = self.keeper is not None and self.keeper.has(options["key"], failed_too=True)
+
+        def done(future: Future[Any]) -> None:
+            what = made(future)
+            if self.keeper is None or what.status not in (TIMEOUT, NO_MEMORY):
+                last(future)
+            elif was_kept:
+                self._send(options | {"key": self._under(options, limits)}, call, last)
+            else:
+                self._note(self._under(options, limits), what, options)
+                then(future, what)
+
+        def last(future: Future[Any]) -> None:
+            what = made(future)
+            self._note_failure(future, what, options)
+            then(future, what)
+
         self._send(options, call, done)
+
+    def _under(self, options: dict[str, Any], limits: tuple[Any, ...]) -> str:
+        return f"{options['key']}/under {limits}"
 
     def _note_failure(self, future: Future[Any], what: Built | Visit, options: dict[str, Any]) -> None:
         """What killed its worker left nothing in the journal that a report could be made from: put it there."""
         if self.keeper and isinstance(future.exception(), (TaskTimeout, WorkerDied)):
-            self._executor.options(key=f"{options['key']}/failed", label=options["label"]).submit(noted, what)
+            self._note(f"{options['key']}/failed", what, options)
+
+    def _note(self, key: str, what: Built | Visit, options: dict[str, Any]) -> None:
+        self._executor.options(key=key, label=options["label"]).submit(noted, what)
 
     def _visit_key(self, about: About, built: Built) -> str:
         how = repr((self._rules.repeats, self._rules.warmups, self._asks.cores, self._asks.counters))

@@ -144,10 +144,12 @@ class Search:
 
     def run(self) -> Table:
         """Search, and return what was measured."""
+        self._tuner.crew.run(self._first)
+        return self._tuner.table(self._trials)
+
+    def _first(self) -> None:
         for _ in range(AHEAD * len(self._nodes)):
             self._next()
-        self._tuner.crew.run()
-        return self._tuner.table(self._trials)
 
     def _next(self) -> None:
         number = next(self._numbers, None)

@@ -24,6 +24,7 @@ from mainstay.tune.visiting import CRASH, Visit
 CALIBRATION = Variant(calibration="kernel")
 RETRIES = {CRASH: 1, NO_MEMORY: 1}  # visits that are tried again, by class of failure; all others are final
 UNSTABLE, SLOWER = "unstable", "slower"
+SOUND = ("", OK, UNSTABLE, SLOWER)  # statuses of courses whose times count
 
 
 @dataclass(eq=False)
@@ -110,25 +111,34 @@ class Session:
     def _decide(self) -> None:
         going = [course for course in self.courses.values() if not course.status]
         baseline = None if self._baseline is None else self.courses.get(self._baseline.key)
-        known = {key: median(course.medians.values()) for key, course in self.courses.items() if course.visits}
-        barred = self._bar * known[baseline.variant.key] if baseline is not None and baseline.visits else inf
-        best = min([*known.values(), barred])
         for course in going:
-            if course is not baseline:
+            course.status = failure_of(course)
+        best = self._best(baseline)
+        for course in going:
+            if course is not baseline and not course.status:
                 course.status = status_of(course, self._rules, best)
         if baseline is not None and not baseline.status:
             status = status_of(baseline, self._rules, inf)
             others_go_on = any(not course.status for course in going if course is not baseline)
             baseline.status = status if not (others_go_on and status in (OK, UNSTABLE)) else ""
 
+    def _best(self, baseline: Course | None) -> float:
+        """Return the least time (s) that is known; what failed has none."""
+        sound = [course for course in self.courses.values() if course.visits and course.status in SOUND]
+        known = {course.variant: median(course.medians.values()) for course in sound}
+        barred = inf if baseline is None else self._bar * known.get(baseline.variant, inf)
+        return min([*known.values(), barred], default=inf)
+
+
+def failure_of(course: Course) -> str:
+    """Return the class of failure with which a course ends now; empty: of none."""
+    last = course.failures[-1].status if course.failures else ""
+    same = sum(visit.status == last for visit in course.failures)
+    return last if same > RETRIES.get(last, 0) else ""
+
 
 def status_of(course: Course, rules: Rules, best: float) -> str:
-    """Return the class with which a course ends now; empty: it goes on."""
-    if course.failures:
-        last = course.failures[-1].status
-        same = sum(visit.status == last for visit in course.failures)
-        if same > RETRIES.get(last, 0):
-            return last
+    """Return the class with which a course that did not fail ends now; empty: it goes on."""
     if not course.visits:
         return ""
     medians = course.medians.values()

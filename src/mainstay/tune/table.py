@@ -181,27 +181,28 @@ class Table:
         raise ValueError(f"there are {len(by_kind)} kinds of nodes ({', '.join(by_kind)}); see best_by_kind")
 
     def _best_of(self, rows: Sequence[Row]) -> Best | None:
-        """Return the best of one kind: by ratios to the baseline or, where none was measured, to each host's fastest.
-
-        A row whose node was lost says nothing of its variant.
-        """
-        least: dict[str, float] = {}
-        for row in rows:
-            if row.median is not None:
-                least[row.host] = min(row.median, least.get(row.host, row.median))
+        """Return the best of one kind; a row whose node was lost says nothing of its variant."""
         scores: dict[Variant, list[float]] = {}
         rows = [row for row in rows if row.status != LOST]
-        for row in rows:
-            base = self._baselines.get((row.host, row.session))
-            is_relative = base is not None and base.visits
-            ratio = self.ratio(row) if is_relative else row.median and row.median / least[row.host]
-            scores.setdefault(row.variant, []).append(ratio if ratio and row.status in (OK, UNSTABLE) else inf)
+        for host in {row.host for row in rows}:
+            for row, ratio in self._ratios([row for row in rows if row.host == host]):
+                scores.setdefault(row.variant, []).append(ratio if ratio and row.status in (OK, UNSTABLE) else inf)
         means = {variant: fmean(map(log, ratios)) for variant, ratios in scores.items()}
         best = min(means, key=lambda variant: (means[variant], str(variant)), default=None)
         if best is None or means[best] == inf:
             return None
         medians = {row.host: row.median for row in rows if row.variant == best and row.median is not None}
         return Best(rows[0].kind, best, medians)
+
+    def _ratios(self, rows: Sequence[Row]) -> list[tuple[Row, float | None]]:
+        """Return the rows of a host with their ratios: to the baseline where all have the same, else to the fastest."""
+        measured = [row for row in rows if row.visits]
+        bases = [self._baselines.get((row.host, row.session)) for row in measured]
+        known = {base.variant if base is not None and base.visits else None for base in bases}
+        if len(known) == 1 and None not in known:
+            return [(row, self.ratio(row)) for row in rows]
+        least = min((row.median for row in measured if row.median), default=1.0)
+        return [(row, row.median and row.median / least) for row in rows]
 
     def compare(
         self, a: Variant, b: Variant, host: str | None = None, *, by: str = "minimum", least: float = LESS

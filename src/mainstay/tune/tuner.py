@@ -46,7 +46,8 @@ class Tuner:
         build: `build(variant, directory)` makes the artifact on a node, in a directory of its own, and returns it:
             paths in that directory (of files, which are shipped), or anything that can be pickled; None: all that is
             there. Or a `Build`, by commands. None: there is nothing to be built, and the variant is the artifact.
-        check: `check(artifact)`, once before it is measured on a node: False, or an exception, means a wrong answer.
+        check: `check(artifact)`, once before it is measured on a node: False, or an exception, means a wrong answer;
+            where a program fails that it runs by `call`, that program's class of failure counts.
         setup: `setup()` makes, once in each worker, what cannot be pickled; the other functions get it as their last
             argument.
         ship: files and directories of the client that are on each node's own disk: `mainstay.staged(path)`.
@@ -127,9 +128,12 @@ class Tuner:
         self._begin()
         wanted = distinct([*([] if self.baseline is None else [self.baseline]), *distinct(variants)])
         trials = [Trial(self, node, f"{self.seed}/{node.host}", self.baseline) for node in self.nodes]
-        for trial in trials:
-            trial.begin(wanted)
-        self.crew.run()
+
+        def begin() -> None:
+            for trial in trials:
+                trial.begin(wanted)
+
+        self.crew.run(begin)
         return self.table(trials)
 
     def search(

@@ -11,19 +11,29 @@ Choices = Sequence[Value] | tuple[Value, ...] | range
 Space = Mapping[str, Choices]
 Constraint = Callable[["Variant"], bool]
 PLAIN = (str, int, float, bool)
+COLUMNS = {  # of a table, beside a variant's names
+    "host", "kind", "status", "median", "low", "high", "minimum", "mean", "samples", "rounds", "round", "seconds",
+    "baseline", "ratio", "noisy", "cpu_seconds", "cpu", "governor", "cores", "load_before", "load_after", "compiler",
+    "began", "message", "command",
+}  # fmt: skip
+COUNTED = ("metric_", "counter_")  # begin the names of more columns
 TRIES = 1000  # draws for one variant that meets the constraint
 
 
 class Variant(Mapping[str, Value]):
     """One point of a space: named values, as attributes and as a mapping. Equal values are equal variants.
 
-    Raises `TypeError` for a value that is not a str, int, float or bool, since it is to stand in sources and commands.
+    Raises `TypeError` for a value that is not a str, int, float or bool, since it is to stand in sources and commands,
+    and `ValueError` for a name that is a column of `Table`, as "cores".
     """
 
     __slots__ = ("_values",)
 
     def __init__(self, **values: Value) -> None:
         for name, value in values.items():
+            if name in COLUMNS or name.startswith(COUNTED):
+                taken = f"{', '.join(sorted(COLUMNS))}, and what begins with {' or '.join(COUNTED)}"
+                raise ValueError(f"a table has a column {name!r}; name it otherwise, as {name}_of. Taken are: {taken}")
             if not isinstance(value, PLAIN):
                 raise TypeError(f"a variant's values are str, int, float or bool; given: {name}={value!r}")
         object.__setattr__(self, "_values", values)

@@ -161,10 +161,18 @@ class WrongAnswer(Exception):
 def _check(check: Callable[..., Any], artifact: Any, more: tuple[Any, ...]) -> None:
     try:
         verdict = check(artifact, *more)
-    except (AssertionError, ArithmeticError, LookupError, ValueError, TypeError) as error:
+        is_wrong = _says_no(verdict)
+    except (CommandFailed, subprocess.TimeoutExpired, MemoryError):
+        raise  # the program failed before it gave an answer
+    except (Exception, SystemExit) as error:
         raise WrongAnswer("".join(traceback.format_exception(error)[-2:])) from error
-    if verdict is False:
-        raise WrongAnswer("check() returned False")
+    if is_wrong:
+        raise WrongAnswer(f"check() returned {verdict!r}")
+
+
+def _says_no(verdict: Any) -> bool:
+    """Whether it is False, also of a library of arrays, as numpy.False_; 0 and "" may be what a program gave."""
+    return verdict is False or (str(getattr(verdict, "dtype", "")).endswith("bool") and not verdict)
 
 
 def _sample(run: Any, artifact: Any, more: tuple[Any, ...], counters: Counters | None) -> Sample:
