@@ -44,10 +44,14 @@ class Staged(NamedTuple):
     unsent: dict[str, str] = {}  # noqa: RUF012  nobody writes into it
 
     def __str__(self) -> str:
+        if not self.nodes:
+            return f"environment on none of {self.of} nodes: all run from {self.origin} itself"
         how = f"{self.way} ({size(self.size)}, {self.seconds:.1f} s)" if self.seconds else "was on the nodes"
-        where = "" if self.nodes == self.of else f" on {self.nodes} of {self.of} nodes"
+        others = self.of - self.nodes
+        where = f" on {self.nodes} of {self.of} nodes," if others else ","
+        rest = f"; {others} run from {self.origin} itself" if others else ""
         unsent = "".join(f"; not sent to {host}: {why}" for host, why in sorted(self.unsent.items()))
-        return f"environment {how}{where}, {self.imports} imports from {self.origin}{unsent}"
+        return f"environment {how}{where} {self.imports} imports from {self.origin}{rest}{unsent}"
 
 
 class Preloaded(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import time
 
 import pytest
@@ -395,15 +396,17 @@ def fails(case):
     raise RuntimeError("no such thing")
 
 
-def hangs(case):
-    time.sleep(3)
-    return []
-
-
 def test_a_check_that_fails_or_hangs_is_a_finding():
-    subjects = (rounds.Subject("Good", 1, lambda case: [Check("Good", State.GOOD, "")]),)
-    subjects += (rounds.Subject("Bad", 1, fails), rounds.Subject("Late", 0.05, hangs))
+    over = threading.Event()
+
+    def hangs(case):
+        over.wait(60)
+        return []
+
+    subjects = (rounds.Subject("Good", 60, lambda case: [Check("Good", State.GOOD, "")]),)
+    subjects += (rounds.Subject("Bad", 60, fails), rounds.Subject("Late", 0.05, hangs))
     good, bad, late = rounds.rounds(Case({}), subjects)
+    over.set()
     assert good.state is State.GOOD
     assert says(bad, State.BAD, "RuntimeError: no such thing")
     assert says(late, State.BAD, "no answer in 0.05 s")

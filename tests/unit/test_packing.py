@@ -145,8 +145,9 @@ def test_how_a_pool_tells_of_it():
     told = Staged("read once per node", 144_000_000, 2.13, 3, 3, 0, "/shared")
     assert str(told) == "environment read once per node (144 MB, 2.1 s), 0 imports from /shared"
     assert str(told._replace(seconds=0.0, nodes=2, imports=7)) == (
-        "environment was on the nodes on 2 of 3 nodes, 7 imports from /shared"
+        "environment was on the nodes on 2 of 3 nodes, 7 imports from /shared; 1 run from /shared itself"
     )
+    assert str(told._replace(nodes=0)) == "environment on none of 3 nodes: all run from /shared itself"
     assert str(told._replace(unsent={"n2": "is down"})).endswith(" imports from /shared; not sent to n2: is down")
 
 
