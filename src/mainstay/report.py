@@ -44,14 +44,13 @@ class Staged(NamedTuple):
     unsent: dict[str, str] = {}  # noqa: RUF012  nobody writes into it
 
     def __str__(self) -> str:
-        if not self.nodes:
-            return f"environment on none of {self.of} nodes: all run from {self.origin} itself"
         how = f"{self.way} ({size(self.size)}, {self.seconds:.1f} s)" if self.seconds else "was on the nodes"
         others = self.of - self.nodes
-        where = f" on {self.nodes} of {self.of} nodes," if others else ","
+        where = f" on {self.nodes} of {self.of} nodes" if others else ""
+        imports = f", {self.imports} imports from {self.origin}" if self.nodes else ""
         rest = f"; {others} run from {self.origin} itself" if others else ""
         unsent = "".join(f"; not sent to {host}: {why}" for host, why in sorted(self.unsent.items()))
-        return f"environment {how}{where} {self.imports} imports from {self.origin}{rest}{unsent}"
+        return f"environment {how if self.nodes else 'is'}{where}{imports}{rest}{unsent}"
 
 
 class Preloaded(NamedTuple):

@@ -147,7 +147,7 @@ def test_how_a_pool_tells_of_it():
     assert str(told._replace(seconds=0.0, nodes=2, imports=7)) == (
         "environment was on the nodes on 2 of 3 nodes, 7 imports from /shared; 1 run from /shared itself"
     )
-    assert str(told._replace(nodes=0)) == "environment on none of 3 nodes: all run from /shared itself"
+    assert str(told._replace(nodes=0)) == "environment is on 0 of 3 nodes; 3 run from /shared itself"
     assert str(told._replace(unsent={"n2": "is down"})).endswith(" imports from /shared; not sent to n2: is down")
 
 
