@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+import types
 
 import pytest
 
@@ -19,6 +21,12 @@ def test_the_same_function_gets_the_same_number():
     assert table.lookup(math.sqrt) == table.lookup(math.sqrt)
     assert table.lookup(closure(1)).number == table.lookup(closure(1)).number
     assert table.lookup(closure(1)).number != table.lookup(closure(2)).number
+
+
+def test_a_function_is_looked_up_while_another_thread_imports_cloudpickle(monkeypatch):
+    half_done = types.ModuleType("cloudpickle.cloudpickle")
+    monkeypatch.setitem(sys.modules, half_done.__name__, half_done)
+    assert load(*FunctionTable().lookup(math.sqrt).payload) is math.sqrt
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 2), ([1], [2])])

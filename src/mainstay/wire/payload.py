@@ -85,6 +85,9 @@ def is_by_name(module: str) -> bool:
 
 
 def _registered() -> set[str]:
-    """Return the modules that the user asked cloudpickle to write by value."""
-    module = sys.modules.get("cloudpickle.cloudpickle")
-    return set() if module is None else module._PICKLE_BY_VALUE_MODULES
+    """Return the modules that the user asked cloudpickle to write by value.
+
+    There are none as long as nobody has imported it, or another thread is in the midst of that.
+    """
+    names: set[str] = getattr(sys.modules.get("cloudpickle.cloudpickle"), "_PICKLE_BY_VALUE_MODULES", set())
+    return names
