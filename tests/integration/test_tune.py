@@ -9,9 +9,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from math import inf
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
@@ -23,6 +25,7 @@ from mainstay.tune import Build, Table, Tuner, Variant, call
 from mainstay.tune.nodes import TooFewNodes
 from mainstay.tune.report import tables
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 MAIN = "import sys; from mainstay.cli import main; sys.exit(main())"
 FEW = {"rounds": (2, 3), "repeats": 2, "warmups": 0, "slower": 1e9}
 SOURCE = """
@@ -67,6 +70,8 @@ def test_every_failure_is_a_row_with_its_class_and_ends_no_sweep(pool, tmp_path)
     assert {variant.answer: row.status for variant, row in rows.items() if variant not in (base, broken)} == others
     assert rows[base].status in ("ok", "unstable")
     assert table.best.variant == base
+    for variant, row in rows.items():
+        assert variant == broken or row.as_dict()["built_by"] == "cc -O1 answer.c -o bin/answer"
     row = rows[broken]
     assert row.status == "build error"
     assert "broken on purpose" in row.message
@@ -77,7 +82,7 @@ def test_every_failure_is_a_row_with_its_class_and_ends_no_sweep(pool, tmp_path)
     assert len(rows[Variant(answer=6, flags="-O1")].failures) == 2  # it was tried again
     plain = rows[base].as_dict()
     assert plain["cpu"]
-    assert plain["compiler"].startswith("cc")
+    assert plain["compiler_version"].startswith("cc")
     assert plain["samples"] == 2 * plain["rounds"]
     spans = pool.timeline[begun:]
     assert sum(span.exclusive for span in spans) > 10
@@ -108,6 +113,20 @@ def test_what_ends_a_worker_is_a_class_too(pool):
     table = Tuner(pool, ["x"], build=Build(["no-such-compiler"], "x"), **FEW).measure([Variant(a=1)])
     assert [row.status for row in table] == ["build error"]
     assert "no-such-compiler" in table.rows[0].message
+
+
+def test_a_check_that_ended_its_worker_is_asked_again(pool, tmp_path):
+    mark = tmp_path / "died"
+
+    def check(variant):
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return False
+
+    (row,) = Tuner(pool, lambda variant: 1.0, check=check, **FEW).measure([Variant(x=1)])
+    assert [visit.status for visit in row.failures] == ["crash", "wrong answer"]
+    assert row.status == "wrong answer"
 
 
 def test_what_is_lost_with_its_agent_is_built_and_measured_again(tmp_path):
@@ -174,7 +193,7 @@ def test_state_that_cannot_be_pickled_is_made_once_a_worker_from_a_file_that_was
     samples = tuner.measure([Variant(x=x) for x in range(3)]).samples()
     by_worker: dict[int, list[int]] = {}
     for sample in samples:
-        by_worker.setdefault(sample["pid"], []).append(sample["calls"])
+        by_worker.setdefault(sample["metric_pid"], []).append(sample["metric_calls"])
     assert all(len(set(calls)) == len(calls) for calls in by_worker.values())  # one counter each, never begun anew
 
 
@@ -292,8 +311,14 @@ def test_what_a_run_or_a_build_does_wrong_is_said_in_its_row(pool):
         ({"baseline": {"x": 1}}, "Variant objects"),
         ({"run": 3}, "run is a function of the artifact, or words"),
         ({"variants": 3}, "variants are a list"),
+        ({"variants": []}, "there is nothing to measure"),
+        (
+            {"build": Build(["cc", "{x}"], "k"), "variants": [Variant(x="'a")]},
+            r"\"'a\", of \[x='a\]: No closing quotation",
+        ),
         ({"variants": Variant(x=1)}, "variants are a list"),
         ({"build": Build(["cc", "-DT={tile}"], "k")}, r"'-DT={tile}' is to name what the variant has, {x}"),
+        ({"build": Build(["{cc}", "k.c"], "k")}, r"'{cc}'.* as tools=\[\"gcc\", \"clang\"\]"),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_is_measured(pool, given, told):
@@ -302,6 +327,14 @@ def test_what_cannot_be_is_said_before_anything_is_measured(pool, given, told):
         Tuner(pool, given.pop("run"), **{name: given[name] for name in given if name != "variants"}).measure(
             given["variants"]
         )
+
+
+def test_a_compiler_that_variants_name_is_a_tool(pool):
+    build = Build(["{cc}", "k.c", "-o", "k"], "k", {"k.c": "int main(void) { return 0; }"})
+    tuner = Tuner(pool, ["{artifact}"], build=build, tools=["cc"], **FEW)
+    (row,) = tuner.measure([Variant(cc="cc")])
+    assert row.status in ("ok", "unstable")
+    assert [name for name, _ in row.machine.tools] == ["cc"]
 
 
 def test_a_sweep_that_was_broken_off_leaves_nothing_to_the_next(pool):
@@ -335,6 +368,7 @@ class Told:
 
 
 def test_a_point_is_told_once_though_its_node_is_gone(pool):
+    pool.wait_ready()
     host = pool.workers[0].host
     strategy = Told(*(Variant(a=a, b=False) for a in range(3)))
     tell, told = strategy.tell, []
@@ -382,9 +416,123 @@ def test_search_goes_where_it_is_faster_and_says_what_it_allows(pool):
         tuner.search(space, "random", 0)
 
 
+class Listed:
+    """A strategy that has a list of points, and knows nothing of earlier runs."""
+
+    def __init__(self, *points: int) -> None:
+        self._points, self.told = list(points), []
+
+    def ask(self):
+        return Variant(a=self._points.pop(0)) if self._points else None
+
+    def tell(self, variant, ratio):
+        self.told.append((variant.a, round(ratio, 9)))
+
+
+def test_a_point_that_is_asked_for_again_is_told_again_and_measured_once(tmp_path):
+    log = tmp_path / "runs"
+
+    def run(variant):
+        with log.open("a") as file:
+            file.write(f"{variant.a}\n")
+        return 1.0 + variant.a
+
+    def search(points, budget):
+        strategy = Listed(*points)
+        with Executor(1, launcher="serial", journal=tmp_path / "j.db") as ex:
+            table = Tuner(ex, run, **FEW).search({"a": range(9)}, strategy, budget)
+        reported = tables(tmp_path / "j.db")[-1]
+        assert [(row.variant, row.medians) for row in reported] == [(row.variant, row.medians) for row in table]
+        return strategy.told, {row.variant.a for row in table}
+
+    told, measured = search([0, 1, 1, 0, 2], 5)
+    assert sorted(told) == [(0, 1.0), (0, 1.0), (1, 2.0), (1, 2.0), (2, 3.0)]
+    assert measured == {0, 1, 2}
+    before = len(lines(log))
+    again, measured = search([0, 1, 1, 0, 2, 3], 6)
+    assert sorted(again) == [*sorted(told), (3, 4.0)]
+    assert measured == {0, 1, 2, 3}
+    assert set(lines(log)[before:]) == {"0", "3"}  # beside its baseline
+
+
+def test_a_point_whose_first_baseline_failed_is_measured_beside_another_and_once(tmp_path):
+    log = tmp_path / "runs"
+
+    def run(variant):
+        with log.open("a") as file:
+            file.write(f"{variant.a}\n")
+        return {"seconds": max(0.0, variant.a - 1.0), "numbers": np.int64(variant.a)}  # 0 and 1 fail
+
+    for _ in range(2):
+        strategy = Listed(0, 5, 1, 3)
+        with Executor(1, launcher="serial", journal=tmp_path / "j.db") as ex:
+            table = Tuner(ex, run, **FEW).search({"a": range(9)}, strategy, 4)
+        assert [told for told in strategy.told if told[1] == inf] == [(0, inf), (1, inf)]
+        assert {number for number, ratio in strategy.told if ratio < inf} == {3, 5}
+        assert table.best.variant == Variant(a=3)
+        assert {row["metric_numbers"] for row in table.as_dicts() if row["status"] == "ok"} == {3, 5}
+        ran = lines(log)
+    assert lines(log) == ran
+
+
+class Lost:
+    def ask(self):
+        return 3
+
+    def tell(self, variant, ratio):
+        """Nothing."""
+
+
+def test_a_strategy_that_asks_for_nonsense_is_told(pool):
+    with pytest.raises(TypeError, match=r"ask\(\) is to return a Variant, or None; it returned 3"):
+        Tuner(pool, lambda variant: 1.0, **FEW).search({"a": (1, 2)}, Lost(), 3)
+
+
+def test_a_search_of_what_is_known_not_to_build_ends_in_a_table(pool):
+    tuner = Tuner(pool, run=["{artifact}"], build=Build(["sh", "-c", "exit {a}"], "k"), **FEW)
+    table = tuner.search({"a": (1, 2), "b": range(200)}, "random", 150)
+    assert {row.status for row in table} == {"build error"}
+    assert len({row.variant for row in table}) == 150
+
+
+def test_a_search_ends_where_its_baseline_fails(pool):
+    tuner = Tuner(pool, lambda variant: 1.0 if variant.a else 0.0, baseline=Variant(a=0), **FEW)
+    table = tuner.search({"a": range(1, 9)}, "random", 8)
+    assert 0 < sum(row.is_baseline for row in table) < 8
+    assert {row.status for row in table if row.is_baseline} == {"error"}
+
+
+def test_a_report_tells_of_what_could_not_be_brought_to_the_journal_too(tmp_path):
+    def run(variant):
+        return {"seconds": 1.0, "lock": threading.Lock()} if variant.x else 1.0
+
+    with Executor(1, launcher="serial", journal=tmp_path / "j.db") as ex:
+        live = Tuner(ex, run, **FEW).measure([Variant(x=x) for x in range(2)])
+    (reported,) = tables(tmp_path / "j.db")
+    assert [row.status for row in live] == ["ok", "error"]
+    assert [(row.variant, row.status, row.medians, row.message) for row in reported] == [
+        (row.variant, row.status, row.medians, row.message) for row in live
+    ]
+
+
+def test_a_report_tells_of_each_build_that_failed_by_its_own_words(tmp_path):
+    build = Build(["cc", "-fno-such-{flag}", "k.c", "-o", "k"], "k", {"k.c": "int main(void) { return 0; }"})
+    with Executor(1, launcher="serial", journal=tmp_path / "j.db") as ex:
+        live = Tuner(ex, ["{artifact}"], build=build, **FEW).measure([Variant(flag=flag) for flag in ("a", "b")])
+    (reported,) = tables(tmp_path / "j.db")  # both left the same files
+
+    def told(table):
+        return {row.variant.flag: (row.message, row.command.split(" && ")[-1]) for row in table}
+
+    assert told(reported) == told(live)
+    assert "-fno-such-b" in told(live)["b"][0]
+    assert "-fno-such-b" in told(live)["b"][1]
+
+
 def test_it_says_where_it_ran_and_that_too_few_nodes_took_part(pool):
     said: list[str] = []
     Tuner(pool, print, log=said.append)
+    pool.wait_ready()
     host = pool.workers[0].host
     assert said[0] == "nodes: 1 allocated, 1 took part; kinds: 1"
     assert said[1].startswith(f"{host}: ")
@@ -402,7 +550,7 @@ build = Build(["cc", "-O{opt}", "k.c", "-o", "k"], "k", {"k.c": "int main(void) 
 run = ["{artifact}"]
 variants = [Variant(opt=opt, code=code) for opt in (0, 1) for code in (0, 1)] + [Variant(opt=0, code="two words=wrong")]
 baseline = Variant(opt=0, code=0)
-options = {"rounds": (6, 7), "repeats": 1, "warmups": 0}
+options = {"rounds": (6, 7), "repeats": 1, "warmups": 0, "slower": 1e9}
 """
 
 
@@ -454,12 +602,14 @@ def test_the_command_measures_what_a_file_tells_and_reports_it_from_the_journal(
     assert [len(table) for table in tables(tmp_path / "kernels.db")] == [5]
     for name, text in [
         ("raises", "import sys\nraise KeyError('mine')"),
+        ("leaves", "import sys\nsys.exit('no compiler')"),
         ("both", "run = print\nvariants = []\nspace = {}"),
         ("options", "run = print\nvariants = []\noptions = 3"),
     ]:
         (tmp_path / f"{name}.py").write_text(text)
     for words, told in [
         (["raises.py"], "raises.py, line 2: KeyError: 'mine'"),
+        (["leaves.py"], "leaves.py, line 2: SystemExit: no compiler"),
         (["both.py"], "either `variants` or `space`"),
         (["options.py"], "options is a dict of what a Tuner takes"),
         ([file, "--plot", "nowhere/x.png"], "there is no directory nowhere"),
@@ -470,6 +620,23 @@ def test_the_command_measures_what_a_file_tells_and_reports_it_from_the_journal(
         wrong = tune(*words)
         assert wrong.returncode == 2
         assert told in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "less"),
+    [("gemm", "variants = variants[:2]"), ("stencil", 'strategy, budget = "random", 2')],
+    ids=["gemm", "stencil"],
+)
+def test_the_examples_are_measured(tmp_path, name, less):
+    pytest.importorskip("rich")
+    text = (EXAMPLES / f"tune_{name}.py").read_text()
+    (tmp_path / f"{name}.py").write_text(f'{text}\n{less}\noptions["rounds"] = (1, 2)\n')
+    command = [sys.executable, "-c", MAIN, "tune", f"{name}.py", "--launcher", "local", "--workers", "2", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=100)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    assert len(rows) > 1
+    assert {row["status"] for row in rows} <= {"ok", "unstable"}, rows
 
 
 def test_the_command_is_interrupted_and_goes_on(tmp_path):
@@ -491,6 +658,56 @@ def test_the_command_is_interrupted_and_goes_on(tmp_path):
     assert again.returncode == 0, again.stderr
     assert kept
     assert len(lines(log)) - begun == visits(tmp_path / "slow.db") - kept == 4 * 6 - kept
+
+
+REPORTED = """
+import sys
+from mainstay import Executor
+from mainstay.tune import Build, Tuner, Variant
+
+def run(artifact):
+    with open(sys.argv[2], "a") as file:
+        file.write("x\\n")
+    return 1.0 if b"fast" in open(artifact, "rb").read() else 1.1
+
+def told(table):
+    return [(str(row.variant), row.host, row.status, row.is_baseline, sorted(row.medians.items()), table.ratio(row))
+            for row in table] + [row["compiler_version"] for row in table.as_dicts()]
+
+script = {"make": "test $1 -lt 3 && echo $2 > k"}
+some = [Variant(a=a, code=code) for a in (1, 3) for code in ("fast", "slow")]
+more = [*some, Variant(a=2, code="fast"), Variant(a=4, code="fast"), Variant(a=1, code="fast", unused=True)]
+with Executor(2, launcher="local", journal=sys.argv[1]) as ex:
+    for variants, baseline, rounds in [
+        (some, None, 6), (more, more[0], 6), (some, some[0], 6), (some, None, 8), (some, None, 7)
+    ]:
+        build = Build(["sh", "make", "{a}", "{code}"], "k", script)
+        tuner = Tuner(ex, run, build=build, baseline=baseline, repeats=1, warmups=0, rounds=(rounds, rounds))
+        print(told(tuner.measure(variants)))
+    print(told(tuner.search({"a": (1, 2), "code": ("fast", "slow")}, "random", 4)))
+if len(sys.argv) > 3:
+    from mainstay.tune.report import tables
+    for table in tables(sys.argv[1]):
+        print(told(table))
+"""
+
+
+def test_a_report_tells_of_each_sweep_and_search_what_its_table_told(tmp_path):
+    script, log = tmp_path / "sweeps.py", tmp_path / "runs"
+    script.write_text(REPORTED)
+
+    def start(*more):
+        words = [sys.executable, script, tmp_path / "j.db", log, *more]
+        return subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True, timeout=100).stdout.splitlines()
+
+    some, larger, beside, more_rounds, fewer_rounds, searched = start()
+    runs = len(lines(log))
+    again = start("report")
+    assert again[:6] == [some, larger, beside, more_rounds, fewer_rounds, searched]
+    assert len(lines(log)) == runs  # with each of them, only what is not there is measured
+    assert again[6:] == [larger, beside, fewer_rounds, searched]  # rounds of one sweep, which was run last with 7
+    assert "build error" in larger
+    assert some != more_rounds != fewer_rounds
 
 
 def test_a_serial_pool_tunes_too():

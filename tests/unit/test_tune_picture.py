@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mainstay.tune.picture import best_so_far, draw
-from mainstay.tune.rules import Rules
+from mainstay.tune.picture import _name, best_so_far, draw
 from mainstay.tune.table import Row, Table
 from mainstay.tune.variants import Variant
 from mainstay.tune.visiting import About, Visit
@@ -15,7 +14,7 @@ START = 1000.0
 
 def row(x: int, *visits: tuple[float, float]) -> Row:
     """A variant whose visits began and lasted 1 s at these times after the start, with these samples (s)."""
-    about = About("", "", Variant(x=x), "n1", "kind", 0, False, Rules(), 1.0, (), START)
+    about = About("", "", Variant(x=x), "n1", "kind", 0, START)
     made = {
         number: Visit("ok", about, seconds=(seconds,), began=START + at, lasted=1.0)
         for number, (at, seconds) in enumerate(visits)
@@ -40,5 +39,10 @@ def test_its_time_is_counted_from_the_start_of_the_sweep(tmp_path, monkeypatch):
     axes = drawn[0].axes[-1]
     assert axes.get_xlim()[0] == 0
     assert list(axes.lines[0].get_xdata()) == [11, 16, 21, 26]
+    odd = row(3, (5, 1.0))
+    odd.variant, odd.status = Variant(flags="-DX=$\\no$"), "crash"
+    monkeypatch.undo()
+    draw(Table([odd]), tmp_path / "it.png")
+    assert _name(odd, 2e3) == r"flags=-DX=\$\no\$ (crash)"
     with pytest.raises(ValueError, match="no samples to draw"):
         draw(Table([]), tmp_path / "none.png")

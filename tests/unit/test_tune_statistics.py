@@ -7,7 +7,7 @@ from math import inf
 
 import pytest
 
-from mainstay.tune.statistics import compare, interval, pseudomedian, signed_rank
+from mainstay.tune.statistics import Comparison, compare, interval, pseudomedian, signed_rank
 from mainstay.tune.table import Row, Table
 from mainstay.tune.variants import Variant
 from mainstay.tune.visiting import Visit
@@ -104,6 +104,40 @@ def test_a_comparison_names_its_test_and_where_its_pairs_are_from():
         compare("a", "b", [], [], 0.01, 0.005)
 
 
+@pytest.mark.parametrize(("alpha", "wanted"), [(0.01, 8), (0.05, 6), (2 / 2**7, 7), (0.9, 2)])
+def test_a_comparison_of_too_few_pairs_says_how_many_it_wants(alpha, wanted):
+    def of(count: int) -> Comparison:
+        return compare("a", "b", [(1.0, 1.1 + number / 100) for number in range(count)], ["h"], alpha, 0.005)
+
+    assert [of(wanted - 1).verdict, of(wanted).verdict] == ["too few pairs", "a is faster"]
+    pairs = f"{wanted - 1} pairs on h (too few pairs: p <= {alpha:g} wants {wanted}); p = "
+    assert "[a] is not told from [b]: " in str(of(wanted - 1))
+    assert pairs in str(of(wanted - 1))
+    assert "too few" not in str(of(wanted))
+
+
+def calibrated(*milliseconds: float) -> list[Visit]:
+    """Visits of the calibration kernel, of which one sample in three was disturbed."""
+    return [Visit("ok", seconds=(one / 1e3, one / 1e3, 1.0)) for one in milliseconds]
+
+
+def test_a_host_is_noisy_whose_calibration_spread_or_drifted():
+    table = Table(
+        [],
+        {
+            "steady": calibrated(10, 10.1, 9.9, 10, 10.1, 9.9, 30),  # once is not often
+            "spread": calibrated(10, 12, 8, 12, 10, 8),
+            "drifting": calibrated(10, 10, 10, 10, 11, 11, 11, 11),
+            "few": calibrated(10, 20, 10, 20, 10),
+            "failed": [*calibrated(10, 20, 10, 20, 10), Visit("node lost")],
+        },
+    )
+    assert table.noise("steady") == pytest.approx(0.01)
+    assert table.noise("few") is table.noise("failed") is table.noise("unknown") is None
+    assert table.noisy == pytest.approx({"drifting": 1 / 10.5, "spread": 0.2})
+    assert Table([], {"h": calibrated(10, 10, 10, 10, 10, 10)}).noisy == {}
+
+
 def test_the_pseudomedian_is_the_median_of_the_pairs_means():
     assert pseudomedian([1, 2, 6]) == 2.75
 
@@ -119,6 +153,14 @@ def test_the_best_of_a_host_is_by_one_measure_for_all_its_rows():
     assert Table([*failed, *others]).best.variant == Variant(x=1)
     two = [row(4, "a", 2.0, 4), row(5, "a", 1.9, 4), *others]  # two baselines
     assert Table(two).best.variant == Variant(x=5)
+    again = [row(1, "c", 9.5, 1), *failed]  # 1 was measured once more, as its own baseline
+    assert Table([*again, row(6, "c", 9.0, 1)]).best.variant == Variant(x=6)
+    several = [row(7, session, seconds, 7) for session, seconds in (("a", 3.0), ("b", 1.0), ("c", 2.0))]
+    table = Table([*several, row(8, "a", 4.0, 7)])
+    assert table.best.medians == {"h": 2.0}
+    assert [one.median for one in table.of("h")] == [2.0, 4.0]
+    elsewhere = [Row(Variant(x=x), "h2", "kind", status) for x, status in ((4, "unfinished"), (5, "node lost"))]
+    assert Table([*two, *elsewhere]).best.variant == Variant(x=5)  # which say nothing yet
     unbuilt = Row(Variant(x=9), "h", "kind", "build error")  # of a journal's: it is in no session
     drifted = [row(1, "a", 1.0, 1), row(2, "a", 0.5, 1), row(1, "b", 0.3, 1), row(3, "b", 0.25, 1)]
     assert Table([*drifted, unbuilt]).best.variant == Variant(x=2)  # though 3 took the least time

@@ -10,6 +10,7 @@ import runpy
 import sys
 import traceback
 from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +72,7 @@ def run(given: argparse.Namespace) -> int:
 
 
 def report(words: Sequence[str]) -> Table:
-    """Return what the latest tuner measured, by a journal. Raises `ValueError` where it has nothing of that."""
+    """Return what the latest sweep or search measured, by a journal. Raises `ValueError` where it has none."""
     from mainstay.tune.report import tables
 
     if len(words) != 1:
@@ -85,6 +86,8 @@ def report(words: Sequence[str]) -> Table:
 def check_files(given: argparse.Namespace) -> None:
     """Raise `ValueError` or `ImportError` for files that could not be written when all is measured."""
     for option, path in (("--csv", given.csv), ("--plot", given.plot)):
+        if path and Path(path).is_dir():
+            raise ValueError(f"{option} {path}: that is a directory; name a file in it")
         if path and not Path(path).absolute().parent.is_dir():
             raise ValueError(f"{option} {path}: there is no directory {Path(path).parent}; make it, or name another")
     if given.plot and importlib.util.find_spec("matplotlib") is None:
@@ -103,8 +106,10 @@ def measure(given: argparse.Namespace, journal: str) -> Table:
     console = Console(stderr=True)
     parts = {name: told[name] for name in NAMES if name in told} | dict(told.get("options", {}))
     how: dict[str, Any] = {"journal": journal, "journal_sync": "each", "preload": PRELOAD}
+    if given.nodes is not None:
+        parts["nodes"] = given.nodes
     with Executor(given.workers, launcher=given.launcher, **how) as executor, Shown(console) as shown:
-        tuner = Tuner(executor, **parts, nodes=given.nodes, log=console.print, progress=shown)
+        tuner = Tuner(executor, **parts, log=console.out, progress=shown)
         if "variants" in told:
             return tuner.measure(told["variants"])
         words = {name: told[name] for name in ("strategy", "budget", "constraint") if name in told}
@@ -118,7 +123,7 @@ def told_by(words: Sequence[str]) -> dict[str, Any]:
     sys.path.insert(0, str(Path(words[0]).resolve().parent))
     try:
         told = runpy.run_path(words[0], run_name="__tune__")
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"{_place_of(error, words[0])}: {type(error).__name__}: {error}") from error
     if "run" not in told or ("variants" in told) == ("space" in told):
         raise ValueError(
@@ -140,16 +145,32 @@ def _place_of(error: BaseException, file: str) -> str:
 
 
 def tell(table: Table, given: argparse.Namespace) -> None:
-    """Print the table, and write what else was asked for."""
-    if given.json:
-        print(json.dumps(table.as_dicts(), indent=2))
-    else:
-        from rich.console import Console
+    """Write what was asked for, and print the table: also where it has nothing to draw, since it says why."""
+    try:
+        write(table, given)
+    finally:
+        show(table, given)
 
-        from mainstay.tune.shown import tell as show
 
-        show(table, Console(width=None if sys.stdout.isatty() else WIDTH))
+def write(table: Table, given: argparse.Namespace) -> None:
     if given.csv:
         table.to_csv(given.csv)
     if given.plot:
         table.plot(given.plot)
+
+
+def show(table: Table, given: argparse.Namespace) -> None:
+    if given.json:
+        finite = [{name: None if is_nan(value) else value for name, value in row.items()} for row in table.as_dicts()]
+        print(json.dumps(finite, indent=2))
+    else:
+        from rich.console import Console
+
+        from mainstay.tune import shown
+
+        shown.tell(table, Console(width=None if sys.stdout.isatty() else WIDTH))
+
+
+def is_nan(value: object) -> bool:
+    """Whether it is a number that JSON has no word for."""
+    return isinstance(value, float) and not isfinite(value)

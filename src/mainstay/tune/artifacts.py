@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import tempfile
 import time
@@ -48,7 +49,8 @@ def command_of(built: Built, directory: Path | None = None) -> str:
         return ""
     try:
         command = built.command.moved(HERE, _put(built, directory or _cache()))
-        os.makedirs(command.directory, exist_ok=True)  # it may have been empty
+        if HERE in built.command.directory:
+            os.makedirs(command.directory, exist_ok=True)  # it may have been empty
     except OSError:  # a home that is full, or not to be written: the sweep goes on
         return str(built.command)
     return str(command)
@@ -72,7 +74,9 @@ def _put(built: Built, root: Path) -> str:
     return str(directory)
 
 
+@functools.cache
 def _cache() -> Path:
+    """Return the user's cache, without what is too old."""
     cache = Path(user_cache("tune"))
     cache.mkdir(parents=True, exist_ok=True)
     for path in cache.iterdir():

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mainstay.node.scratch import scratch
-from mainstay.tune.programs import Command, CommandFailed, CommandOverran, call, is_short_of_memory
+from mainstay.tune.programs import Command, CommandFailed, CommandOverran, call, hearing, is_short_of_memory
 from mainstay.tune.variants import Variant, filled
 
 OK, ERROR, NO_MEMORY, TIMEOUT = "ok", "build error", "out of memory", "timeout"
@@ -36,7 +36,8 @@ class Built(NamedTuple):
 
     `files` are those that it returned; of a build that failed, all that it left. `command` (with `HERE` for what it was
     run in), `code` and `stderr` are of the program that failed; `host` and `seconds` where, and how long; `digest` what
-    it is known by: its content. `variant` and `kind` tell a report what was built, and for which kind of node.
+    it is known by: its content. `variant` and `kind` tell a report what was built, and for which kind of node; `by`
+    with what commands, and so flags.
     """
 
     status: str
@@ -50,6 +51,7 @@ class Built(NamedTuple):
     digest: str = ""
     variant: Variant | None = None
     kind: str = ""
+    by: str = ""
 
 
 class Build:
@@ -59,8 +61,9 @@ class Build:
         commands: each an `argv`, run one after another in the build's directory; "{name}" in a word is the variant's
             value of that name. One alone may be given as a list of words.
         output: the file, or the files, that are the artifact.
-        sources: files to be there: paths, or a mapping of names to texts. Where a text has "@name@", the variant's
-            value of that name stands there: so loops are tiled and pragmas written before the compiler sees them.
+        sources: files to be there: paths (by their last part), or a mapping of names to texts. Where a text has
+            "@name@", the variant's value of that name stands there: so loops are tiled and pragmas written before the
+            compiler sees them.
         timeout: seconds that each command may take.
         memory: bytes of address space that each may have.
 
@@ -85,7 +88,7 @@ class Build:
 
     @property
     def programs(self) -> tuple[str, ...]:
-        """The programs that are run, whose versions count."""
+        """The words that commands begin with: programs, whose versions count, or what variants name, as "{cc}"."""
         return tuple(dict.fromkeys(command[0] for command in self.commands))
 
     @property
@@ -122,9 +125,18 @@ class Build:
         for command in self.commands:
             words: list[str] = []
             for word in command:
-                words += shlex.split(filled(word, variant)) if "{" in word else [word]
+                words += split(filled(word, variant), variant) if "{" in word else [word]
             spelt.append(words)
         return spelt
+
+
+def split(words: str, variant: Variant) -> list[str]:
+    """Return the words of a command as a shell reads them. Raises `ValueError` for what it could not read."""
+    try:
+        return shlex.split(words)
+    except ValueError as error:
+        told = "a value's blanks and quotes are read as by a shell; a quote that is meant as such is escaped"
+        raise ValueError(f"{words!r}, of [{variant}]: {error}; {told}, \\'") from error
 
 
 def _texts(sources: Sequence[str | os.PathLike[str]] | Mapping[str, str]) -> dict[str, str]:
@@ -132,7 +144,14 @@ def _texts(sources: Sequence[str | os.PathLike[str]] | Mapping[str, str]) -> dic
         return dict(sources)
     if isinstance(sources, str):
         raise TypeError(f"sources are a list of paths, or a mapping of names to texts; given: {sources!r}")
-    return {Path(path).name: Path(path).read_text(encoding="utf-8") for path in sources}
+    by_name: dict[str, Path] = {}
+    for path in map(Path, sources):
+        if by_name.setdefault(path.name, path) is not path:
+            raise ValueError(
+                f"sources lie in one directory, where {by_name[path.name]} and {path} would both be {path.name}; "
+                f'give a mapping of names to texts, as {{"a/{path.name}": Path(…).read_text()}}'
+            )
+    return {name: path.read_text(encoding="utf-8") for name, path in by_name.items()}
 
 
 def build(make: Callable[..., Any], variant: Variant, more: Callable[[], tuple[Any, ...]]) -> Built:
@@ -144,9 +163,12 @@ def build(make: Callable[..., Any], variant: Variant, more: Callable[[], tuple[A
     directory.mkdir(parents=True)
     host, began = os.uname().nodename, time.monotonic()
     try:
-        value = make(variant, directory, *more())
+        given = more()
+        with hearing() as commands:
+            value = make(variant, directory, *given)
         files = tuple(_read(directory, _named(value, directory)))
-        built = Built(OK, _relative(value, directory), files, host=host)
+        by = " && ".join(command.moved(str(directory), ".").words for command in commands)
+        built = Built(OK, _relative(value, directory), files, host=host, by=by)
     except (Exception, SystemExit) as error:
         built = _failed(error, directory)._replace(host=host)
     digest = blake2b(repr((built.value, built.files)).encode(), digest_size=12).hexdigest()
@@ -203,21 +225,29 @@ def _read(directory: Path, paths: list[str]) -> Iterator[File]:
             yield os.path.relpath(path, directory), os.fstat(file.fileno()).st_mode & 0o777, file.read()
 
 
-def _is_inside(value: object, directory: Path) -> bool:
-    """Whether a value is a path in a directory. Raises `FileNotFoundError` where nothing is there."""
-    if not isinstance(value, (str, os.PathLike)):
-        return False
-    path = os.fspath(value)
-    if not isinstance(path, str) or not path.startswith(f"{directory}{os.sep}"):
-        return False
+def _inside(value: object, directory: Path) -> str:
+    """Return a value as a path in a directory, or that itself; empty: it is none. Raises `FileNotFoundError`.
+
+    A relative str is one only where there is such a file.
+    """
+    given = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
+    if not isinstance(given, str) or not given:
+        return ""
+    path = os.path.normpath(directory / given)
+    is_named = os.path.isabs(given) or isinstance(value, os.PathLike)  # and no other word
+    if not f"{path}{os.sep}".startswith(f"{directory}{os.sep}") or (path == str(directory) and not is_named):
+        return ""
     if not os.path.exists(path):
+        if not is_named:
+            return ""
         raise FileNotFoundError(f"the build returned {path}, and made no such file")
-    return True
+    return path
 
 
 def _paths(value: Any, directory: Path) -> Iterator[str]:
-    if _is_inside(value, directory):
-        yield os.fspath(value)
+    path = _inside(value, directory)
+    if path:
+        yield path
     elif isinstance(value, Mapping):
         for one in value.values():
             yield from _paths(one, directory)
@@ -230,8 +260,9 @@ def _relative(value: Any, directory: Path) -> Any:
     """Return an artifact with its paths as they are in the directory."""
     if value is None:
         return Inside(".")
-    if _is_inside(value, directory):
-        return Inside(os.path.relpath(os.fspath(value), directory))
+    path = _inside(value, directory)
+    if path:
+        return Inside(os.path.relpath(path, directory))
     if isinstance(value, Mapping):
         return {name: _relative(one, directory) for name, one in value.items()} or value
     return _each(value, lambda one: _relative(one, directory))

@@ -25,6 +25,7 @@ from mainstay.staging import look
 from mainstay.tune import visiting
 from mainstay.tune.artifacts import Artifacts
 from mainstay.tune.building import ERROR, NO_MEMORY, OK, TIMEOUT, Build, Built
+from mainstay.tune.plan import Plan, Unbuilt
 from mainstay.tune.rules import Rules
 from mainstay.tune.session import CALIBRATION
 from mainstay.tune.variants import Variant
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R", Built, Visit)
 Then = Callable[["Future[Any]"], None]
-VERSION = "2"  # of what the nodes do: another one measures anew
+VERSION = "3"  # of what the nodes do: another one measures anew
 MOST_LOSSES = 3  # times that a call is sent again since its node was lost under it: it may be what brings nodes down
 
 
@@ -73,8 +74,8 @@ class Crew:
         self._executor, self._rules, self._asks, self.artifacts = executor, rules, asks, artifacts
         self.keeper: Keeper | None = executor._keeper  # of the journal
         words = _words(stages, asks.ship) if self.keeper else {}
-        self.token = _hash(*words.values()) if words else uuid4().hex
-        self._build_word = _hash(*(words[name] for name in ("build", "setup", "ship"))) if words else self.token
+        self.token = hash_of(*words.values()) if words else uuid4().hex
+        self._build_word = hash_of(*(words[name] for name in ("build", "setup", "ship"))) if words else self.token
         self._stages = stages = stages._replace(token=self.token)
         self._events: SimpleQueue[tuple[Future[Any], Then]] = SimpleQueue()
         self._under_way: set[Future[Any]] = set()
@@ -89,6 +90,12 @@ class Crew:
             return visiting.visit(stages, order)
 
         self._build_there, self._visit_there = built, visited
+
+    @property
+    def manner(self) -> str:
+        """How visits are made, in words: what else than that is measured tells one from another."""
+        rules, asks = self._rules, self._asks
+        return repr((rules.repeats, rules.warmups, asks.cores, asks.counters))
 
     # -- the loop
 
@@ -123,6 +130,13 @@ class Crew:
         self._under_way.add(future)
         future.add_done_callback(lambda future: events.put((future, done)))
 
+    def _later(self, call: Callable[[], None]) -> None:
+        """Call from the loop: one search point after another may be known at once, and calls would nest."""
+        future: Future[Any] = Future()
+        future.set_result(None)
+        self._under_way.add(future)
+        self._events.put((future, lambda _: call()))
+
     def _submit(self, options: dict[str, Any], call: Sequence[Any]) -> Future[Any]:
         """Return the future of a call; one that has failed, where all nodes that it may run on are gone."""
         nodes = set(options.get("nodes", ()))
@@ -140,6 +154,13 @@ class Crew:
 
     # -- builds
 
+    def check(self, variants: Sequence[Variant]) -> None:
+        """Raise `ValueError` for a variant whose commands could not be spelt."""
+        build = self._stages.build
+        if isinstance(build, Build):
+            for variant in variants:
+                build.content(variant)
+
     def build(self, variant: Variant, kind: str, nodes: Sequence[Node], then: Callable[[Built], None]) -> None:
         """Build a variant for a kind of node, on one of these, once; then call back."""
         if self._stages.build is None:
@@ -147,7 +168,7 @@ class Crew:
             return
         key = self._build_key(variant, kind, nodes[0])
         if key in self._built:
-            then(self._built[key])
+            self._later(lambda: then(self._built[key]))
         elif key in self._builds:
             self._builds[key].append(then)
         else:
@@ -187,12 +208,12 @@ class Crew:
     def _build_key(self, variant: Variant, kind: str, node: Node) -> str:
         build = self._stages.build
         content = build.content(variant) if isinstance(build, Build) else f"{self._build_word} {variant.key}"
-        return "tune/build/" + _hash(VERSION, content, kind, repr(node.tools))
+        return "tune/build/" + hash_of(VERSION, content, kind, repr(node.tools))
 
     # -- visits
 
-    def visit(self, about: About, built: Built, then: Callable[[Visit], None]) -> None:
-        """Visit a variant on a node, in a round of a session; then call back."""
+    def visit(self, about: About, built: Built, checks: bool, then: Callable[[Visit], None]) -> None:
+        """Visit a variant on a node, in a round of a session, and check it before if so said; then call back."""
         asks, rules, host = self._asks, self._rules, about.host
         options: dict[str, Any] = {"exclusive": True, "cores": asks.cores, "nodes": [host], "worker_retries": 0}
         options |= {"retry_failed": False, "label": f"measure [{about.variant}] on {host}, round {about.round}"}
@@ -203,7 +224,7 @@ class Crew:
         else:
             files = self.artifacts.place(built)
             options |= {"timeout": asks.run_timeout, "stage_in": [*asks.ship, *([files] if files else [])]}
-            order = Order(files, built.value, rules.repeats, rules.warmups, about.round == 0, asks.counters, about)
+            order = Order(files, built.value, rules.repeats, rules.warmups, checks, asks.counters, about, built.by)
             call = (self._visit_there, order)
 
         def done(future: Future[Visit], visit: Visit) -> None:
@@ -211,7 +232,7 @@ class Crew:
                 self.gone.add(host)
             then(visit)
 
-        self._send_limited(options, call, (asks.run_timeout,), lambda future: _visit_of(future, about), done)
+        self._send_limited(options, call, (asks.run_timeout,), lambda future: _visit_of(future, about, built.by), done)
 
     # -- failures in the journal
 
@@ -236,7 +257,7 @@ class Crew:
             elif was_kept:
                 self._send(options | {"key": self._under(options, limits)}, call, last)
             else:
-                self._note(self._under(options, limits), what, options)
+                self._note(self._under(options, limits), what, options["label"])
                 then(future, what)
 
         def last(future: Future[Any]) -> None:
@@ -250,17 +271,31 @@ class Crew:
         return f"{options['key']}/under {limits}"
 
     def _note_failure(self, future: Future[Any], what: Built | Visit, options: dict[str, Any]) -> None:
-        """What killed its worker left nothing in the journal that a report could be made from: put it there."""
-        if self.keeper and isinstance(future.exception(), (TaskTimeout, WorkerDied)):
-            self._note(f"{options['key']}/failed", what, options)
+        """What ended by an exception left nothing in the journal that a report could be made from: put it there."""
+        if self.keeper and future.exception() is not None:
+            self._note(f"{options['key']}/failed", what, options["label"])
 
-    def _note(self, key: str, what: Built | Visit, options: dict[str, Any]) -> None:
-        self._executor.options(key=key, label=options["label"]).submit(noted, what)
+    def _note(self, key: str, what: Built | Visit | Plan | Unbuilt, label: str) -> None:
+        self._executor.options(key=key, label=label).submit(noted, what)
+
+    # -- what a report is made from, besides builds and visits
+
+    def note_plan(self, plan: Plan) -> None:
+        """A trial begins."""
+        if self.keeper:
+            key = f"tune/plan/{hash_of(VERSION, *plan.place)}/{plan.began}"
+            self._note(key, plan, f"plan of {len(plan.variants)} variants on {plan.machine.host}")
+
+    def note_unbuilt(self, plan: Plan, variant: Variant, built: Built) -> None:
+        """A build failed, and so its variant has no part in a trial."""
+        if self.keeper:
+            key = f"tune/unbuilt/{hash_of(VERSION, *plan.place, variant.key)}/{plan.began}"
+            left_out = built._replace(files=())  # these are with the build's own record
+            self._note(key, Unbuilt(plan.place, variant, left_out, plan.began), f"unbuilt [{variant}]")
 
     def _visit_key(self, about: About, built: Built) -> str:
-        how = repr((self._rules.repeats, self._rules.warmups, self._asks.cores, self._asks.counters))
         where = (about.host, about.kind, about.session, str(about.round))
-        return "tune/visit/" + _hash(VERSION, self.token, built.digest, about.variant.key, *where, how)
+        return "tune/visit/" + hash_of(VERSION, self.token, built.digest, about.variant.key, *where, self.manner)
 
 
 def noted(what: T) -> T:
@@ -276,11 +311,11 @@ def _built_of(future: Future[Built]) -> Built:
     return Built(_class_of(error, ERROR, ERROR), stderr=_said(error), host=getattr(error, "host", ""))
 
 
-def _visit_of(future: Future[Visit], about: About) -> Visit:
+def _visit_of(future: Future[Visit], about: About, by: str) -> Visit:
     error = future.exception()
     if error is None:
         return future.result()
-    return Visit(_class_of(error, CRASH, visiting.ERROR), about, message=_said(error), host=about.host)
+    return Visit(_class_of(error, CRASH, visiting.ERROR), about, message=_said(error), host=about.host, built_by=by)
 
 
 def _class_of(error: BaseException, died: str, otherwise: str) -> str:
@@ -312,7 +347,7 @@ def is_lost(error: BaseException | None) -> bool:
     return isinstance(error, WorkerDied) and error.signal is None and error.exitcode is None
 
 
-def _hash(*words: str) -> str:
+def hash_of(*words: str) -> str:
     return blake2b("\0".join(words).encode(), digest_size=16).hexdigest()
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from bisect import insort
 from statistics import median, quantiles
 from typing import TYPE_CHECKING
 
+from mainstay.tune.building import OK
 from mainstay.tune.table import MEASURED
 
 if TYPE_CHECKING:
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from mainstay.tune.table import Row, Table
 
 MOST = 24  # variants of one host that are drawn, the fastest
+WIDE = 5.0  # ratio of the longest to the shortest sample above which their axis is logarithmic
 
 
 def draw(table: Table, path: str | os.PathLike[str]) -> None:
@@ -37,20 +40,33 @@ def draw(table: Table, path: str | os.PathLike[str]) -> None:
 
 def _distributions(axes: Axes, table: Table, host: str) -> None:
     """Draw the samples; those far beyond all quartiles, which would press the others together, are only counted."""
+    from matplotlib.ticker import LogLocator
+
     rows = [row for row in table.of(host) if row.visits][:MOST]
     samples = [[seconds * 1e3 for seconds in row.seconds] for row in rows]
     furthest = max(quantiles([min(times), *times], n=4, method="inclusive")[-1] for times in samples) * 1.3
     axes.boxplot(samples, orientation="horizontal", widths=0.6, sym=".")
-    axes.set_xlim(min(map(min, samples)) * 0.97, furthest)
+    least = min(map(min, samples)) * 0.97
+    if furthest > WIDE * least:
+        axes.set_xscale("log", subs=())
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_xlim(least, furthest)
     axes.set_yticks(range(1, len(rows) + 1), [_name(row, furthest) for row in rows], fontsize=7)
     axes.invert_yaxis()
-    axes.set_title(f"{host}: {rows[0].kind}" + (", noisy" if host in table.noisy else ""), fontsize=9)
+    axes.set_title(plain(f"{host}: {rows[0].kind}") + (", noisy" if host in table.noisy else ""), fontsize=9)
     axes.set_xlabel("ms")
 
 
 def _name(row: Row, furthest: float) -> str:
     beyond = sum(seconds * 1e3 > furthest for seconds in row.seconds)
-    return f"{row.variant}{' (baseline)' if row.is_baseline else ''}{f' (+{beyond} beyond)' if beyond else ''}"
+    marks = [row.status] * (row.status != OK) + ["baseline"] * row.is_baseline + [f"+{beyond} beyond"] * (beyond > 0)
+    return plain(" ".join([str(row.variant), *(f"({mark})" for mark in marks)]))
+
+
+def plain(words: str) -> str:
+    """Return words as they are to be drawn: between dollars, matplotlib would read mathematics."""
+    return words.replace("$", r"\$")
 
 
 def _progress(axes: Axes, table: Table, hosts: list[str]) -> None:
@@ -63,7 +79,8 @@ def _progress(axes: Axes, table: Table, hosts: list[str]) -> None:
     axes.set_xlim(left=0)
     axes.set_xlabel("s since the sweep began")
     axes.set_ylabel("best so far (ms)")
-    axes.legend(fontsize=7)
+    if axes.lines:
+        axes.legend(fontsize=7)
 
 
 def best_so_far(rows: list[Row]) -> list[tuple[float, float]]:
@@ -78,9 +95,14 @@ def best_so_far(rows: list[Row]) -> list[tuple[float, float]]:
     ]
     seen: dict[int, list[float]] = {}
     medians: dict[int, float] = {}
-    line = []
+    line: list[tuple[float, float]] = []
+    best: int | None = None
     for at, place, seconds in sorted(ends):
-        seen.setdefault(place, []).append(seconds)
+        insort(seen.setdefault(place, []), seconds)
         medians[place] = median(seen[place])
-        line.append((at, min(medians.values())))
+        if best == place:
+            best = min(medians, key=medians.__getitem__)  # it may have become worse
+        elif best is None or medians[place] < medians[best]:
+            best = place
+        line.append((at, medians[best]))
     return line

@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 MOST_WORDS = 20_000  # characters of what a program wrote that are kept
@@ -34,10 +34,29 @@ class Command(NamedTuple):
         argv = tuple(word.replace(old, new) for word in self.argv)
         return Command(argv, self.directory.replace(old, new), env, self.memory)
 
+    @property
+    def words(self) -> str:
+        """What is run, wherever that is, as a shell reads it."""
+        added = ["env", *(f"{name}={value}" for name, value in self.env)] if self.env else []
+        return shlex.join([*added, *self.argv])
+
     def __str__(self) -> str:
         limit = "" if self.memory is None else f"ulimit -v {self.memory // 1024} && "  # in kB
-        words = [*(["env", *(f"{name}={value}" for name, value in self.env)] if self.env else []), *self.argv]
-        return f"(cd {shlex.quote(self.directory)} && {limit}{shlex.join(words)})"
+        return f"(cd {shlex.quote(self.directory)} && {limit}{self.words})"
+
+
+_heard: list[list[Command]] = []  # of builds under way in this process: of a worker, one
+
+
+@contextmanager
+def hearing() -> Iterator[list[Command]]:
+    """Give a list, to which each command is added that has been run to a good end by `call` meanwhile."""
+    heard: list[Command] = []
+    _heard.append(heard)
+    try:
+        yield heard
+    finally:
+        _heard.remove(heard)
 
 
 class CommandFailed(Exception):
@@ -116,6 +135,8 @@ def call(
             raise
     if process.returncode:
         raise CommandFailed(command, process.returncode, stderr[-MOST_WORDS:])
+    for heard in _heard:
+        heard.append(command)
     return stdout
 
 

@@ -5,74 +5,96 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from typing import Any, NamedTuple
+from itertools import groupby
+from typing import Any, NamedTuple, TypeVar
 
 from mainstay.journal import sqlite
 from mainstay.journal.record import Choice
 from mainstay.keeping import unwrap
 from mainstay.tune.artifacts import command_of
-from mainstay.tune.building import OK, Built
-from mainstay.tune.session import CALIBRATION, Course, Session
-from mainstay.tune.table import UNFINISHED, Row, Table
-from mainstay.tune.visiting import About, Visit
+from mainstay.tune.building import OK, Built, File
+from mainstay.tune.plan import Place, Plan, Unbuilt
+from mainstay.tune.session import Session
+from mainstay.tune.table import Row, Table
+from mainstay.tune.trial import rows_of
+from mainstay.tune.visiting import Visit
+
+T = TypeVar("T")
+Visits = dict[tuple[str, int], Visit]  # by variant and round
 
 
-class Place(NamedTuple):
-    """Where visits belong together: in one session."""
+class Told(NamedTuple):
+    """What a journal tells of trials: visits by place, builds that failed, and by digest the files that these left.
 
-    tuner: str
-    session: str
-    host: str
+    Builds that left the same files have one digest, whatever they failed by.
+    """
+
+    visits: dict[Place, Visits]
+    unbuilt: list[Unbuilt]
+    left: dict[str, tuple[File, ...]]
 
 
 def tables(journal: str | os.PathLike[str]) -> list[Table]:
-    """Return what each tuner measured, by a journal; the latest is the last. Raises `JournalError`."""
+    """Return what each sweep and search measured when it was begun last; the latest of them is the last.
+
+    Raises `JournalError`.
+    """
     store = sqlite.Store(journal, write=False)
     try:
-        visits = [one for one in _results(store, "measure *") if isinstance(one, Visit)]
-        builds = [one for one in _results(store, "build *") if isinstance(one, Built)]
+        plans = list(_results(store, "plan *", Plan))
+        visits, unbuilt = _by_place(_results(store, "measure *", Visit)), list(_results(store, "unbuilt *", Unbuilt))
+        builds = _results(store, "build *", Built) if unbuilt else ()
+        told = Told(visits, unbuilt, {built.digest: built.files for built in builds if built.status != OK})
     finally:
         store.close()
-    by_tuner: dict[str, list[Visit]] = {}
-    for visit in visits:
-        if visit.about is not None:
-            by_tuner.setdefault(visit.about.tuner, []).append(visit)
-    return [_table(those, builds) for those in by_tuner.values()]
+    latest: dict[tuple[str, str], list[Plan]] = {}
+    for (tuner, table, _), run in groupby(sorted(plans, key=_run_of), key=_run_of):
+        latest[tuner, table] = list(run)
+    return [_table(run, told) for run in sorted(latest.values(), key=lambda run: run[0].began)]
 
 
-def _results(store: sqlite.Store, label: str) -> Iterator[Any]:
+def _run_of(plan: Plan) -> tuple[str, str, float]:
+    return plan.tuner, plan.table, plan.began
+
+
+def _results(store: sqlite.Store, label: str, kind: type[T]) -> Iterator[T]:
     for call in store.calls(Choice(label=label)):
         with suppress(Exception):  # damaged, or what a call raised, of which there is a note besides
-            yield unwrap(store.load(call.id))
+            found: Any = unwrap(store.load(call.id))
+            if isinstance(found, kind):
+                yield found
 
 
-def _table(visits: list[Visit], builds: list[Built]) -> Table:
-    places: dict[Place, dict[tuple[str, int], Visit]] = {}
-    for visit in visits:
-        about = visit.about
-        assert about is not None
-        place = Place(about.tuner, about.session, about.host)
-        places.setdefault(place, {})[about.variant.key, about.round] = visit
+def _by_place(visits: Iterable[Visit]) -> dict[Place, Visits]:
+    by_place: dict[Place, Visits] = {}
+    known = [(visit.about, visit) for visit in visits if visit.about is not None]
+    for about, visit in sorted(known, key=lambda one: one[0].began):  # of one that was made again, the latest
+        by_place.setdefault(Place(about.tuner, about.session, about.host), {})[about.variant.key, about.round] = visit
+    return by_place
+
+
+def _table(plans: list[Plan], told: Told) -> Table:
     rows: list[Row] = []
     calibrations: dict[str, list[Visit]] = {}
-    for place, by_round in places.items():
-        session, abouts = replayed(place.session, by_round)
+    for plan in plans:
+        session = replayed(plan, told.visits.get(plan.place, {}))
         ordered = sorted(session.calibration.visits.items())
-        calibrations.setdefault(place.host, []).extend(visit for _, visit in ordered)
-        rows += [_row(course, abouts[key]) for key, course in session.courses.items()]
-    hosts = {kind: {row.host for row in rows if row.kind == kind} for kind in {row.kind for row in rows}}
-    latest = {(built.variant, built.kind): built for built in builds}
-    failed = [row for built in latest.values() for row in _failed(built, hosts.get(built.kind, [built.host]))]
-    return Table([*rows, *failed], calibrations)
+        calibrations.setdefault(plan.machine.host, []).extend(visit for _, visit in ordered)
+        rows += rows_of(plan, session, _failed(plan, told), command_of)
+    return Table(rows, calibrations, {plan.machine.host: plan.machine for plan in plans}, plans[0].alpha)
 
 
-def replayed(seed: str, visits: dict[tuple[str, int], Visit]) -> tuple[Session, dict[str, About]]:
-    """Return a session as it went, by its visits, and what each variant's are about."""
-    abouts = {key: visit.about for (key, _), visit in visits.items() if visit.about and key != CALIBRATION.key}
-    one = next(iter(abouts.values()))
-    baseline = next((about.variant for about in abouts.values() if about.is_baseline), None)
-    session = Session(one.rules, seed, baseline, one.bar)
-    waiting = [(about.variant, session.begin(about.variant)) for about in abouts.values()]
+def _failed(plan: Plan, told: Told) -> dict[str, Built]:
+    """Return the builds that failed in a trial as it was begun last, by variant."""
+    mine = [one for one in told.unbuilt if (one.place, one.began) == (plan.place, plan.began)]
+    return {one.variant.key: one.built._replace(files=told.left.get(one.built.digest, ())) for one in mine}
+
+
+def replayed(plan: Plan, visits: Visits) -> Session:
+    """Return a trial's session as it went, by its visits."""
+    session = Session(plan.rules, plan.session, plan.baseline, plan.bar)
+    met = {key for key, _ in visits}
+    waiting = [(variant, session.begin(variant)) for variant in plan.variants if variant.key in met]
     is_open = True
     while waiting:
         known = [(variant, number) for variant, number in waiting if (variant.key, number) in visits]
@@ -82,19 +104,4 @@ def replayed(seed: str, visits: dict[tuple[str, int], Visit]) -> tuple[Session, 
             waiting += session.visited(variant, number, visits[variant.key, number])
         if is_open and is_whole:
             waiting, is_open = session.close(), False
-    return session, abouts
-
-
-def _row(course: Course, about: About) -> Row:
-    row = Row(course.variant, about.host, about.kind, course.status or UNFINISHED, about.session, course.visits)
-    row.failures, row.tools, row.is_baseline = tuple(course.failures), about.tools, about.is_baseline
-    row.message = course.failures[-1].message if course.failures else ""
-    return row
-
-
-def _failed(built: Built, hosts: Iterable[str]) -> Iterator[Row]:
-    """Return a row for each node of its kind, if a build failed."""
-    if built.variant is None or built.status == OK:
-        return
-    for host in hosts:
-        yield Row(built.variant, host, built.kind, built.status, message=built.stderr, command=command_of(built))
+    return session

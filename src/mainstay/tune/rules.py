@@ -17,8 +17,8 @@ class Rules(NamedTuple):
     precision: half the width of the median's confidence interval, as a part of it, at which a variant is known enough.
     unstable: the same, above which one that has had all its rounds is called unstable.
     seconds: a budget of one variant on one node, warm-up included.
-    slower: the factor by which each of a variant's visits must be slower than the best variant's median for it to be
-        left after `EARLY` visits; infinite: never.
+    slower: the factor by which all visits of a variant must be slower than the best variant's median for it to be left
+        after `EARLY` of them, or later; infinite: never.
     """
 
     repeats: int = 3

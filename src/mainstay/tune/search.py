@@ -8,6 +8,7 @@ asked before, in the same order and on the same nodes, and so what was measured;
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from math import exp, inf, log
 from random import Random as Chance
@@ -15,13 +16,14 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mainstay.tune.building import OK
-from mainstay.tune.crew import Node, noted, word_of
+from mainstay.tune.crew import Node, hash_of, noted, word_of
 from mainstay.tune.session import SLOWER, UNSTABLE, Course
 from mainstay.tune.table import Table
+from mainstay.tune.trial import Trial
 from mainstay.tune.variants import TRIES, Constraint, Space, Variant, draw
 
 if TYPE_CHECKING:
-    from mainstay.tune.tuner import Trial, Tuner
+    from mainstay.tune.tuner import Tuner
 
 PROPOSALS = 30  # of Optuna, for one that is new and meets the constraint
 AHEAD = 2  # trials for each node at once: one is built while another is measured
@@ -50,8 +52,9 @@ class Random:
         """Nothing follows from a result."""
 
     def recall(self, variant: Variant) -> None:
-        """This point was asked for in an earlier run."""
+        """This point was asked for in an earlier run; the draws go on as they did then."""
         self.ask()
+        self.asked.add(variant.key)
 
 
 class Tpe:
@@ -113,10 +116,13 @@ STRATEGIES = {"random": Random, "tpe": Tpe}
 
 
 class Asked(NamedTuple):
-    """A point that was asked for, and the best ratio to the baseline that was known then."""
+    """A point that was asked for, and what held then: the baseline, the best ratio to it that was known, and the host
+    that had the fewest points under way, which is to measure it."""
 
-    variant: Variant | None
+    variant: Variant
+    baseline: Variant
     bar: float
+    host: str
 
 
 class Search:
@@ -134,12 +140,18 @@ class Search:
             raise ValueError(f"budget is how many points are measured, an int >= 1; given: {budget!r}")
         if not (constraint is None or callable(constraint)):
             raise TypeError(f"constraint is a function of a variant, or None; given: {constraint!r}")
-        self._tuner, self._strategy, self._budget = tuner, strategy, budget
-        what = f"{sorted(space.items())!r}/{word_of(constraint) if tuner.crew.keeper else ''}"
-        self._name = f"tune/ask/{tuner.crew.token}/{what}/{type(strategy).__name__}/{tuner.seed}"
+        self._tuner, self._strategy = tuner, strategy
+        base = "" if tuner.baseline is None else tuner.baseline.key
+        words = [repr(sorted(space.items())), base, word_of(constraint) if tuner.crew.keeper else ""]
+        self._name = hash_of(tuner.crew.token, *words, type(strategy).__name__, str(tuner.seed))
         self._trials: list[Trial] = []
+        self._ratios: dict[str, float | None] = {}  # of the points that were asked for; None: under way
+        self._repeats: Counter[str] = Counter()  # how often these were asked for again meanwhile
         self._baseline, self._best = tuner.baseline, inf
+        self._failed: set[str] = set()  # points that were the baseline, and failed
         self._nodes = tuner.nodes
+        self._under_way: Counter[str] = Counter()  # trials of each host
+        self._bad: set[str] = set()  # hosts on which the baseline failed, and not on others
         self._numbers: Iterator[int] = iter(range(budget))
 
     def run(self) -> Table:
@@ -152,65 +164,138 @@ class Search:
             self._next()
 
     def _next(self) -> None:
-        number = next(self._numbers, None)
-        if number is None:
-            return
-        asked = self._ask(number)
-        if asked.variant is None:
-            if not self._trials:
-                raise ValueError(f"no point was found that meets the constraint, in {TRIES} draws; is there one?")
-            self._numbers = iter(())  # there are no other points
-            return
-        self._begin(number, asked.variant, asked.bar)
+        """Begin with the next point that was not asked for before."""
+        for number in self._numbers:
+            asked = self._ask(number)
+            if asked is None:
+                if not self._trials:
+                    raise ValueError(f"no point was found that meets the constraint, in {TRIES} draws; is there one?")
+                self._numbers = iter(())  # there are no other points
+                return
+            if self._is_new(asked.variant):
+                self._begin(asked)
+                return
 
-    def _ask(self, number: int) -> Asked:
-        """Return the point with this number: as it was asked for in an earlier run, or else of the strategy."""
-        key = f"{self._name}/{number}"
-        view = self._tuner.executor.options(key=key, label=f"ask {number}", priority=2)
-        keeper = self._tuner.crew.keeper
-        if keeper is not None and keeper.has(key):
-            asked: Asked = view.submit(noted, Asked(None, inf)).result()
-            if asked.variant is not None and hasattr(self._strategy, "recall"):
-                self._strategy.recall(asked.variant)
+    def _is_new(self, variant: Variant) -> bool:
+        """Whether a point was not asked for before; if it was, the strategy is told the same, once it is known."""
+        if variant.key not in self._ratios:
+            self._ratios[variant.key] = None
+            return True
+        ratio = self._ratios[variant.key]
+        if ratio is None:
+            self._repeats[variant.key] += 1
+        else:
+            self._strategy.tell(variant, ratio)
+        return False
+
+    def _ask(self, number: int) -> Asked | None:
+        """Return the next point, of the strategy, with what held when it was asked for first.
+
+        A strategy that recalls gets those of an earlier run by their numbers; another one asks for them again.
+        """
+        keeper, recall = self._tuner.crew.keeper, getattr(self._strategy, "recall", None)
+        if keeper is not None and recall is not None and keeper.has(self._key(number)):
+            asked = self._noted(number, None)
+            if asked is not None:
+                recall(asked.variant)
             return asked
-        asked = Asked(self._strategy.ask(), self._best)
-        return view.submit(noted, asked).result() if keeper is not None else asked
+        variant = self._proposed()
+        asked = None
+        if variant is not None:
+            baseline = variant if self._baseline is None else self._baseline
+            asked = Asked(variant, baseline, self._best, self._node().host)
+        if keeper is None or (asked is None and recall is None):
+            return asked
+        which = number if asked is None or recall is not None else f"{asked.baseline.key}/{asked.variant.key}"
+        return self._noted(which, asked)
 
-    def _begin(self, number: int, variant: Variant, bar: float) -> None:
-        from mainstay.tune.tuner import Trial
+    def _proposed(self) -> Variant | None:
+        variant = self._strategy.ask()
+        if isinstance(variant, Variant) or variant is None:
+            return variant
+        raise TypeError(f"the strategy's ask() is to return a Variant, or None; it returned {variant!r}")
 
-        baseline = self._baseline = variant if self._baseline is None else self._baseline
-        node = self._node(number)
-        seed = f"{self._tuner.seed}/{number}/{node.host}"
-        trial = Trial(self._tuner, node, seed, baseline, bar, lambda: self._ended(number, trial))
+    def _noted(self, which: int | str, asked: Asked | None) -> Asked | None:
+        """Return what the journal has of an ask, and have it keep that if it has nothing."""
+        options = {"key": self._key(which), "label": f"ask {which}", "priority": 2}
+        found: Asked | None = self._tuner.executor.options(**options).submit(noted, asked).result()
+        return found
+
+    def _key(self, which: int | str) -> str:
+        return f"tune/ask/{self._name}/{which}"
+
+    def _begin(self, asked: Asked) -> None:
+        variant, baseline, bar, host = asked
+        if self._baseline is None and baseline.key not in self._failed:
+            self._baseline = baseline
+        variants = [baseline, variant] if variant != baseline else [variant]
+        plan = self._tuner.plan(self._node(host), variants, baseline, bar, self._name)
+        trial = Trial(self._tuner, plan, lambda: self._ended(asked, trial))
         self._trials.append(trial)
-        trial.begin([baseline, variant] if variant != baseline else [variant])
+        self._under_way[plan.machine.host] += 1
+        trial.begin()
 
-    def _node(self, number: int) -> Node:
-        """Return the node whose turn it is; another one, where that was lost."""
-        gone = self._tuner.crew.gone
-        standing = [node for node in self._nodes if node.host not in gone] or self._nodes
-        node = self._nodes[number % len(self._nodes)]
-        return node if node in standing else standing[number % len(standing)]
+    def _node(self, host: str = "") -> Node:
+        """Return the node of that host, if it serves; else the one that has the fewest trials under way."""
+        gone = self._tuner.crew.gone | self._bad
+        serving = [node for node in self._nodes if node.host not in gone] or self._nodes
+        roomiest = min(serving, key=lambda node: self._under_way[node.host])
+        return next((node for node in serving if node.host == host), roomiest)
 
-    def _ended(self, number: int, trial: Trial) -> None:
-        variant = trial.variants[-1]
-        if trial.is_lost and self._node(number) != trial.node:
-            self._begin(number, variant, trial.bar)  # on another node, from the beginning
+    def _ended(self, asked: Asked, trial: Trial) -> None:
+        host = trial.plan.machine.host
+        self._under_way[host] -= 1
+        if trial.is_lost and self._node(host).host != host:
+            self._begin(asked)  # on another node, from the beginning
             return
+        variant, baseline = asked.variant, asked.baseline
         courses = trial.session.courses
-        base = courses.get(trial.variants[0].key)
-        if self._tuner.baseline is None and self._baseline == trial.variants[0] and not (base and base.visits):
-            self._baseline = None  # it failed: the next point is
-        ratio = ratio_of(courses.get(variant.key), base)
-        self._best = min(self._best, ratio)
-        self._strategy.tell(variant, ratio)
+        base = courses.get(baseline.key)
+        has_failed = not (base and base.visits)
+        if has_failed and not trial.is_lost and self._is_elsewhere(baseline):
+            self._bad.add(host)
+            if self._node(host).host != host:
+                self._begin(asked)
+                return
+            self._numbers = iter(())  # no point can be compared with anything
+        elif has_failed and self._tuner.baseline is None:
+            self._baseline_failed(baseline)  # the next point is one
+            if variant != baseline and _is_sound(courses.get(variant.key)):
+                self._begin(self._again(asked))
+                return
+        ratio = self._ratios[variant.key] = ratio_of(courses.get(variant.key), base)
+        if baseline == self._baseline:
+            self._best = min(self._best, ratio)
+        for _ in range(1 + self._repeats.pop(variant.key, 0)):
+            self._strategy.tell(variant, ratio)
         self._next()
+
+    def _again(self, asked: Asked) -> Asked:
+        """Return how a point is measured again whose baseline failed, though it did not itself."""
+        baseline = asked.variant if self._baseline is None else self._baseline
+        again = asked._replace(baseline=baseline, bar=self._best)
+        if self._tuner.crew.keeper is None:
+            return again
+        return self._noted(f"again {asked.baseline.key}/{asked.variant.key}", again) or again
+
+    def _is_elsewhere(self, baseline: Variant) -> bool:
+        """Whether it is no fault of the baseline that it failed on a host, or there is no other baseline."""
+        courses = [trial.session.courses.get(baseline.key) for trial in self._trials]
+        return self._tuner.baseline is not None or any(course and course.visits for course in courses)
+
+    def _baseline_failed(self, baseline: Variant) -> None:
+        self._failed.add(baseline.key)
+        if self._baseline == baseline:
+            self._baseline, self._best = None, inf
+
+
+def _is_sound(course: Course | None) -> bool:
+    return course is not None and course.status in (OK, UNSTABLE, SLOWER)
 
 
 def ratio_of(course: Course | None, base: Course | None) -> float:
     """Return how many times as long a variant took as another in the same rounds; infinite where it failed."""
-    if course is None or base is None or course.status not in (OK, UNSTABLE, SLOWER):
+    if course is None or base is None or not _is_sound(course):
         return inf
     mine, its = course.medians, base.medians
     logs = [log(mine[number] / its[number]) for number in mine.keys() & its.keys()]

@@ -1,4 +1,4 @@
-"""Tables and progress in a terminal, by rich."""
+"""Tables and progress in a terminal, by rich. What a user gives is `Text`: in a str, "[i,k,j]" would be markup."""
 
 from __future__ import annotations
 
@@ -24,13 +24,15 @@ def tell(table: Table, console: Console, *, most: int = MOST) -> None:
     for kind, host in dict.fromkeys((row.kind, row.host) for row in table):
         rows = table.of(host)
         noise = table.noisy.get(host)
-        told = "" if noise is None else f", [yellow]noisy: the calibration kernel moved by {noise:.0%}[/]"
-        console.print(_grid(table, rows[:most], f"{host}: {kind}{told}"))
+        title = Text(f"{host}: {kind}", style="table.title")
+        if noise is not None:
+            title.append(f", noisy: the calibration kernel moved by {noise:.0%}", style="yellow")
+        console.print(_grid(table, rows[:most], title))
         if len(rows) > most:
             console.print(f"  … and {len(rows) - most} more", style="dim")
     _tell_failures([row for row in table if row.message or row.command], console)
     for kind, best in table.best_by_kind.items():
-        console.print(f"fastest on {kind}: ", Text(str(best), style="bold green"), sep="")
+        console.print(Text.assemble(f"fastest on {kind}: ", (str(best), "bold green")))
 
 
 def _tell_failures(rows: list[Row], console: Console) -> None:
@@ -42,16 +44,16 @@ def _tell_failures(rows: list[Row], console: Console) -> None:
         console.print(f"… and {len(rows) - MOST_TOLD} more failures; --csv or --json has all", style="dim")
 
 
-def _grid(table: Table, rows: list[Row], title: str) -> Grid:
+def _grid(table: Table, rows: list[Row], title: Text) -> Grid:
     grid = Grid(title=title, title_justify="left")
     names = list(dict.fromkeys(name for row in rows for name in sorted(row.variant)))
     for name in names:
-        grid.add_column(name)
+        grid.add_column(Text(name))
     for heading in ("median (ms)", "95 % interval", "least", "ratio", "samples"):
         grid.add_column(heading, justify="right", no_wrap=True)
     grid.add_column("")
     for row in rows:
-        grid.add_row(*(str(row.variant.get(name, "")) for name in names), *_cells(table, row))
+        grid.add_row(*(Text(str(row.variant.get(name, ""))) for name in names), *_cells(table, row))
     return grid
 
 

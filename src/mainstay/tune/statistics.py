@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from math import comb, erfc, exp, inf, log, sqrt
+from math import ceil, comb, erfc, exp, inf, log, log2, sqrt
 from statistics import median
 from typing import NamedTuple
 
@@ -60,7 +60,7 @@ class Comparison(NamedTuple):
 
     `p` is the probability of pairs as one-sided as these if neither were faster; `hosts` those that pairs are from,
     each pair from one; `by`: what a visit counts for, "minimum" or "median" of its samples; `verdict`: "a is faster",
-    "b is faster" or "not told apart".
+    "b is faster", "not told apart", or "too few pairs" for any p to be as low as `alpha`.
     """
 
     a: str
@@ -75,7 +75,14 @@ class Comparison(NamedTuple):
     test: str = TEST
 
     @property
+    def wanted(self) -> int:
+        """How many pairs can tell two variants apart, if all are one-sided: 2 / 2**pairs <= alpha."""
+        return ceil(log2(2 / self.alpha))
+
+    @property
     def verdict(self) -> str:
+        if self.pairs < self.wanted:
+            return "too few pairs"
         if self.p > self.alpha or abs(log(self.ratio)) < log(1 + self.least):
             return "not told apart"
         return "a is faster" if self.ratio < 1 else "b is faster"
@@ -84,6 +91,8 @@ class Comparison(NamedTuple):
         where = f"{self.hosts[0]}" if len(self.hosts) == 1 else f"{len(self.hosts)} hosts, each pair within one"
         times = f"{self.ratio:.4f} × its time, {self.pairs} pairs on {where}"
         what = {"a is faster": "is faster than", "b is faster": "is slower than"}.get(self.verdict, "is not told from")
+        if self.pairs < self.wanted:
+            times += f" ({self.verdict}: p <= {self.alpha:g} wants {self.wanted})"
         return f"[{self.a}] {what} [{self.b}]: {times}; p = {self.p:.2g} by the {self.test}, {self.by} of each visit"
 
 

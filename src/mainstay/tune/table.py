@@ -15,7 +15,7 @@ from mainstay.tune.building import OK
 from mainstay.tune.machine import Machine
 from mainstay.tune.session import SLOWER, UNSTABLE, medians_of, seconds_of
 from mainstay.tune.statistics import BY, FEWEST, Comparison, Interval, compare, interval
-from mainstay.tune.variants import Variant
+from mainstay.tune.variants import COUNTER, METRIC, Variant
 from mainstay.tune.visiting import LOST, Visit
 
 NOISY = 0.05  # spread or drift of the calibration kernel, as a part of its median, above which a node is noisy
@@ -44,7 +44,6 @@ class Row:
     message: str = ""
     command: str = ""
     is_baseline: bool = False
-    tools: tuple[tuple[str, str], ...] = ()
     machine: Machine | None = None
 
     @property
@@ -70,7 +69,9 @@ class Row:
         """Return the row as names and plain values."""
         of, seconds = self.interval, self.seconds
         ordered = [self.visits[number] for number in sorted(self.visits)]
-        first, last = (ordered[0], ordered[-1]) if ordered else (None, None)
+        told = [visit for visit in ordered or self.failures if visit.began]
+        first, last = (told[0], told[-1]) if told else (None, None)
+        by = next((visit.built_by for visit in [*ordered, *self.failures]), "")
         machine = self.machine
         plain: dict[str, Any] = {
             **self.variant, "host": self.host, "kind": self.kind, "status": self.status,
@@ -80,14 +81,15 @@ class Row:
             "samples": len(seconds), "rounds": len(self.visits), "baseline": self.is_baseline,
             "cpu_seconds": median(one for visit in ordered for one in visit.cpu) if ordered else None,
             "cpu": machine.cpu if machine else "", "governor": first.governor if first else "",
-            "cores": " ".join(map(str, first.cores)) if first else "",
+            "pinned": " ".join(map(str, first.cores)) if first else "",
             "load_before": first.load[0] if first else None, "load_after": last.load[1] if last else None,
-            "compiler": "; ".join(version for _, version in self.tools),
+            "compiler_version": "; ".join(version for _, version in machine.tools) if machine else "",
+            "built_by": by,
             "began": datetime.fromtimestamp(first.began, timezone.utc).isoformat(timespec="seconds") if first else "",
             "message": self.message, "command": self.command,
         }  # fmt: skip
-        metrics = _means("metric_", [one for visit in ordered for one in visit.metrics])
-        return plain | metrics | _means("counter_", [one for visit in ordered for one in visit.counters])
+        metrics = _means(METRIC, [one for visit in ordered for one in visit.metrics])
+        return plain | metrics | _means(COUNTER, [one for visit in ordered for one in visit.counters])
 
 
 def _finite(value: float | None) -> float | None:
@@ -108,6 +110,12 @@ def _place(row: Row) -> tuple[Any, ...]:
     """Return what rows are sorted by: the node, then the fastest first, and those without samples last."""
     middle = row.median
     return row.kind, row.host, middle is None, middle or 0.0, str(row.variant)
+
+
+def _typical(rows: list[Row]) -> Row:
+    """Return that of some rows of one variant whose median is in the middle."""
+    ordered = sorted((row for row in rows if row.visits), key=lambda row: row.median or inf)
+    return ordered[len(ordered) // 2] if ordered else rows[0]
 
 
 class Best(NamedTuple):
@@ -149,8 +157,12 @@ class Table:
     def of(self, host: str) -> list[Row]:
         """Return the rows of a host, the baseline only once where a search measured it again beside each point."""
         rows = [row for row in self.rows if row.host == host]
-        first = next((row for row in rows if row.is_baseline), None)
-        return [row for row in rows if row is first or not row.is_baseline]
+        bases: dict[Variant, list[Row]] = {}
+        for row in rows:
+            if row.is_baseline:
+                bases.setdefault(row.variant, []).append(row)
+        typical = [_typical(same) for same in bases.values()]
+        return [row for row in rows if row in typical or not row.is_baseline]
 
     @property
     def began(self) -> float:
@@ -181,9 +193,11 @@ class Table:
         raise ValueError(f"there are {len(by_kind)} kinds of nodes ({', '.join(by_kind)}); see best_by_kind")
 
     def _best_of(self, rows: Sequence[Row]) -> Best | None:
-        """Return the best of one kind; a row whose node was lost says nothing of its variant."""
+        """Return the best of one kind; a row that goes on, or whose node was lost, says nothing of its variant."""
         scores: dict[Variant, list[float]] = {}
-        rows = [row for row in rows if row.status != LOST]
+        rows = [row for row in rows if row.status not in (LOST, UNFINISHED)]
+        paired = {(row.host, row.variant) for row in rows if not self._is_alone(row)}
+        rows = [row for row in rows if not self._is_alone(row) or (row.host, row.variant) not in paired]
         for host in {row.host for row in rows}:
             for row, ratio in self._ratios([row for row in rows if row.host == host]):
                 scores.setdefault(row.variant, []).append(ratio if ratio and row.status in (OK, UNSTABLE) else inf)
@@ -191,8 +205,16 @@ class Table:
         best = min(means, key=lambda variant: (means[variant], str(variant)), default=None)
         if best is None or means[best] == inf:
             return None
-        medians = {row.host: row.median for row in rows if row.variant == best and row.median is not None}
-        return Best(rows[0].kind, best, medians)
+        medians: dict[str, list[float]] = {}
+        for row in rows:
+            if row.variant == best and row.median is not None:
+                medians.setdefault(row.host, []).append(row.median)
+        return Best(rows[0].kind, best, {host: median(several) for host, several in medians.items()})
+
+    def _is_alone(self, row: Row) -> bool:
+        """Whether the baseline of a row failed: a search measures its variant again, beside another."""
+        base = self._baselines.get((row.host, row.session))
+        return base is not None and base is not row and not base.visits
 
     def _ratios(self, rows: Sequence[Row]) -> list[tuple[Row, float | None]]:
         """Return the rows of a host with their ratios: to the baseline where all have the same, else to the fastest."""
@@ -262,7 +284,8 @@ class Table:
 
     def as_dicts(self) -> list[dict[str, Any]]:
         """Return the rows as names and plain values, with their ratio to the baseline."""
-        return [row.as_dict() | {"ratio": self.ratio(row), "noisy": row.host in self.noisy} for row in self.rows]
+        noisy = self.noisy
+        return [row.as_dict() | {"ratio": self.ratio(row), "noisy": row.host in noisy} for row in self.rows]
 
     def to_pandas(self) -> Any:
         """Return a `pandas.DataFrame` with a row for each variant and host. Wants pandas."""
@@ -271,13 +294,19 @@ class Table:
         return pandas.DataFrame(self.as_dicts())
 
     def samples(self) -> list[dict[str, Any]]:
-        """Return a plain dict for each sample: variant, host, round, seconds, metrics."""
+        """Return a plain dict for each sample: variant, host, status of its row, session, round, seconds, metrics.
+
+        Rounds of one session on one host were measured together; a search has a session for each point.
+        """
         return [
-            {**row.variant, "host": row.host, "round": number, "seconds": seconds, **_at(visit.metrics, place)}
+            {
+                **row.variant, "host": row.host, "status": row.status, "session": row.session, "round": number,
+                "seconds": seconds, **_at(visit.metrics, place),
+            }
             for row in self.rows
             for number, visit in sorted(row.visits.items())
             for place, seconds in enumerate(visit.seconds)
-        ]
+        ]  # fmt: skip
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write a line for each variant and host."""
@@ -296,4 +325,4 @@ class Table:
 
 
 def _at(metrics: Sequence[dict[str, Any]], place: int) -> dict[str, Any]:
-    return metrics[place] if place < len(metrics) else {}
+    return {f"{METRIC}{name}": value for name, value in metrics[place].items()} if place < len(metrics) else {}

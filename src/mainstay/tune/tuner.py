@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mainstay.tune import nodes as roll
 from mainstay.tune.artifacts import Artifacts
-from mainstay.tune.building import OK, Build, Built
-from mainstay.tune.crew import Asks, Crew, Node, paths_of
+from mainstay.tune.building import Build
+from mainstay.tune.crew import Asks, Crew, Node, hash_of, paths_of
 from mainstay.tune.machine import Machine
+from mainstay.tune.plan import Plan
 from mainstay.tune.rules import rules_of
-from mainstay.tune.session import CALIBRATION, Course, Session
-from mainstay.tune.table import Row, Table
+from mainstay.tune.session import Course
+from mainstay.tune.table import Table
+from mainstay.tune.trial import Trial
 from mainstay.tune.variants import Constraint, Space, Variant, check_space, distinct
-from mainstay.tune.visiting import LOST, About, Stages, Visit, words_of
+from mainstay.tune.visiting import Stages, Visit, words_of
 
 if TYPE_CHECKING:
     from mainstay.executor import Executor
@@ -54,7 +56,8 @@ class Tuner:
         baseline: the variant that is measured as long as any other is; ratios are to it.
         nodes: how many nodes are to take part at least; fewer are an error.
         cores: how many cores a measurement is pinned to; None: it is not pinned.
-        tools: programs whose versions count, as ("cc",); those of a `Build` do in any case.
+        tools: programs whose versions count, as ("cc",); those that the commands of a `Build` begin with do in any
+            case, but where variants name them, as "{cc}": then all that these may be are to be said here.
         kind: gives the kind of a node from its `Machine`, for which each variant is built once; None: by architecture,
             CPU model, CPU flags and the versions of tools.
         build_timeout, run_timeout: seconds for a build, and for a visit (its warm-up and samples).
@@ -102,11 +105,11 @@ class Tuner:
         asks.validate()
         distinct([] if baseline is None else [baseline])
         _check(alpha, nodes, tools)
+        programs = _programs(tools, build)
         self.executor, self.baseline, self.alpha, self.seed = executor, baseline, alpha, seed
         self._begin()
         self._progress = progress or (lambda progress: None)
-        more = build.programs if isinstance(build, Build) else ()
-        present = roll.roll_call(executor, tuple(dict.fromkeys([*tools, *more])), cores, nodes)
+        present = roll.roll_call(executor, programs, cores, nodes)
         self.machines = {node.machine.host: node.machine for node in present}
         self._kind_of = kind or (lambda machine: machine.kind)
         kinds = len({node.kind for node in self.nodes})
@@ -127,11 +130,14 @@ class Tuner:
         """Build variants for each kind of node, and measure all on each node. Returns when all is known."""
         self._begin()
         wanted = distinct([*([] if self.baseline is None else [self.baseline]), *distinct(variants)])
-        trials = [Trial(self, node, f"{self.seed}/{node.host}", self.baseline) for node in self.nodes]
+        if not wanted:
+            raise ValueError("there is nothing to measure: the list of variants is empty, and there is no baseline")
+        self.crew.check(wanted)
+        trials = [Trial(self, self.plan(node, wanted, self.baseline)) for node in self.nodes]
 
         def begin() -> None:
             for trial in trials:
-                trial.begin(wanted)
+                trial.begin()
 
         self.crew.run(begin)
         return self.table(trials)
@@ -144,7 +150,10 @@ class Tuner:
         Args:
             space: what each name may be, as {"tile": (8, 16, 32), "unroll": range(1, 5)}.
             strategy: "random", "tpe" (Optuna's; wants `mainstay[tune]`), or an object with `ask()`, which returns a
-                `Variant`, and `tell(variant, ratio)`, with an infinite ratio to the baseline for one that failed.
+                `Variant` (None: there is no other), and `tell(variant, ratio)`, with an infinite ratio to the baseline
+                for one that failed. A point that it asks for again is not measured again: it is told the same. Where it
+                has `recall(variant)` too, a search that is begun again does not ask for what was asked for before, but
+                has it recalled, in the same order.
             constraint: which points may be measured, as `lambda v: v.tile % v.unroll == 0`.
 
         Each point is measured on one node, by turns, beside the baseline (the first point, if the tuner has none), and
@@ -156,13 +165,29 @@ class Tuner:
         self._begin()
         return Search(self, space, strategy, budget, constraint).run()
 
+    def plan(
+        self, node: Node, variants: Sequence[Variant], baseline: Variant | None, bar: float = inf, search: str = ""
+    ) -> Plan:
+        """Return what a trial on a node is to do, in a sweep or a search of some name.
+
+        Its session is known by all that is measured in it, and how: only what was measured in turn is compared, so a
+        visit among other variants says nothing here.
+        """
+        base = "" if baseline is None else baseline.key
+        among = hash_of(*sorted(variant.key for variant in variants), base, str(self.seed))
+        session = hash_of(among, node.kind, self.crew.manner)
+        return Plan(
+            self.crew.token, search or among, session, self.machines[node.host], node.kind, tuple(variants), baseline,
+            bar, self.rules, self.alpha, self.began,
+        )  # fmt: skip
+
     def table(self, trials: Sequence[Trial]) -> Table:
         """Return what came of trials."""
         rows = [row for trial in trials for row in trial.rows()]
         calibrations: dict[str, list[Visit]] = {}
         for trial in trials:
             visits = trial.session.calibration.visits
-            calibrations.setdefault(trial.node.host, []).extend(visits[number] for number in sorted(visits))
+            calibrations.setdefault(trial.plan.machine.host, []).extend(visits[number] for number in sorted(visits))
         return Table(rows, calibrations, self.machines, self.alpha)
 
     def moved(self, course: Course | None, host: str, **done: int) -> None:
@@ -182,87 +207,13 @@ def _check(alpha: float, nodes: int | None, tools: Sequence[str]) -> None:
         raise TypeError(f'tools are names of programs, as ["cc"]; given: {tools!r}')
 
 
-class Trial:
-    """Some variants on one node: built for its kind, and then a session there.
-
-    Args:
-        baseline, bar: see `Session`.
-        then: is called when all is known.
-    """
-
-    def __init__(
-        self,
-        tuner: Tuner,
-        node: Node,
-        seed: str,
-        baseline: Variant | None,
-        bar: float = inf,
-        then: Callable[[], None] | None = None,
-    ) -> None:
-        self._tuner, self.node, self._seed, self._then = tuner, node, seed, then or (lambda: None)
-        self._baseline, self.bar = baseline, bar
-        self.session = Session(tuner.rules, seed, baseline, bar)
-        self._built: dict[str, Built] = {}
-        self.variants: list[Variant] = []
-
-    def begin(self, variants: Sequence[Variant]) -> None:
-        """Have the variants built; each is visited as soon as it is."""
-        self.variants = list(variants)
-        alike = [node for node in self._tuner.nodes if node.kind == self.node.kind]
-        self._tuner.moved(None, self.node.host, builds=len(self.variants))
-        for variant in self.variants:
-            self._tuner.crew.build(variant, self.node.kind, alike, self._on_built(variant))
-
-    def _on_built(self, variant: Variant) -> Callable[[Built], None]:
-        def built(built: Built) -> None:
-            self._built[variant.key] = built
-            if built.status == OK:
-                self._visit(variant, self.session.begin(variant))
-            self._tuner.moved(None, self.node.host, built=1)
-            if len(self._built) == len(self.variants):
-                self._go_on(self.session.close())
-
-        return built
-
-    def _visit(self, variant: Variant, number: int) -> None:
-        tuner, node = self._tuner, self.node
-        about = About(
-            tuner.crew.token, self._seed, variant, node.host, node.kind, number, variant == self._baseline,
-            tuner.rules, self.bar, node.tools, tuner.began,
-        )  # fmt: skip
-
-        def visited(visit: Visit) -> None:
-            course = self.session.calibration if variant == CALIBRATION else self.session.courses[variant.key]
-            following = self.session.visited(variant, number, visit)
-            tuner.moved(course, node.host, visits=1)
-            self._go_on(following)
-
-        tuner.crew.visit(about, self._built.get(variant.key, Built(OK)), visited)
-
-    def _go_on(self, visits: Sequence[tuple[Variant, int]]) -> None:
-        for variant, number in visits:
-            self._visit(variant, number)
-        if self.session.is_over:
-            self._then()
-
-    @property
-    def is_lost(self) -> bool:
-        """Whether the node went, and some of the trial with it."""
-        courses = self.session.courses.values()
-        return LOST in [built.status for built in self._built.values()] + [course.status for course in courses]
-
-    def rows(self) -> list[Row]:
-        return [self._row(variant, self._built[variant.key]) for variant in self.variants]
-
-    def _row(self, variant: Variant, built: Built) -> Row:
-        node, tuner = self.node, self._tuner
-        row = Row(variant, node.host, node.kind, built.status, self._seed, is_baseline=variant == self._baseline)
-        row.tools, row.machine = node.tools, tuner.machines[node.host]
-        if built.status != OK:
-            row.message = built.stderr
-            row.command = tuner.crew.artifacts.command(built)
-            return row
-        course = self.session.courses[variant.key]
-        row.status, row.visits, row.failures = course.status, course.visits, tuple(course.failures)
-        row.message = course.failures[-1].message if course.failures else ""
-        return row
+def _programs(tools: Sequence[str], build: Callable[..., Any] | None) -> tuple[str, ...]:
+    """Return the programs whose versions count. Raises `ValueError` where only variants say which these are."""
+    begin = build.programs if isinstance(build, Build) else ()
+    filled = [program for program in begin if "{" in program]
+    if filled and not tools:
+        raise ValueError(
+            f"the version of a compiler counts, and what {filled[0]!r} is, only variants say: "
+            'name all that it may be, as tools=["gcc", "clang"]'
+        )
+    return tuple(dict.fromkeys([*tools, *(program for program in begin if program not in filled)]))

@@ -13,10 +13,10 @@ Constraint = Callable[["Variant"], bool]
 PLAIN = (str, int, float, bool)
 COLUMNS = {  # of a table, beside a variant's names
     "host", "kind", "status", "median", "low", "high", "minimum", "mean", "samples", "rounds", "round", "seconds",
-    "baseline", "ratio", "noisy", "cpu_seconds", "cpu", "governor", "cores", "load_before", "load_after", "compiler",
-    "began", "message", "command",
+    "session", "baseline", "ratio", "noisy", "cpu_seconds", "cpu", "governor", "pinned", "load_before", "load_after",
+    "compiler_version", "built_by", "began", "message", "command",
 }  # fmt: skip
-COUNTED = ("metric_", "counter_")  # begin the names of more columns
+METRIC, COUNTER = COUNTED = ("metric_", "counter_")  # begin the names of more columns
 TRIES = 1000  # draws for one variant that meets the constraint
 
 
@@ -24,7 +24,7 @@ class Variant(Mapping[str, Value]):
     """One point of a space: named values, as attributes and as a mapping. Equal values are equal variants.
 
     Raises `TypeError` for a value that is not a str, int, float or bool, since it is to stand in sources and commands,
-    and `ValueError` for a name that is a column of `Table`, as "cores".
+    and `ValueError` for a name that is a column of `Table`, as "median".
     """
 
     __slots__ = ("_values",)
@@ -118,7 +118,7 @@ def check_space(space: Space) -> None:
 def draw(space: Space, chance: Random, constraint: Constraint | None) -> Variant | None:
     """Return a random point of the space that meets the constraint; None where none is found."""
     for _ in range(TRIES):
-        variant = Variant(**{name: chance.choice(choices) for name, choices in space.items()})
+        variant = Variant(**{name: chance.choice(choices) for name, choices in sorted(space.items())})
         if constraint is None or constraint(variant):
             return variant
     return None

@@ -21,7 +21,6 @@ from mainstay.tune.building import NO_MEMORY, OK, TIMEOUT, Built, build, placed
 from mainstay.tune.counters import Counters
 from mainstay.tune.machine import calibrate, governor, load
 from mainstay.tune.programs import CommandFailed, is_short_of_memory, timed
-from mainstay.tune.rules import Rules
 from mainstay.tune.variants import Variant, filled
 
 CRASH, WRONG, ERROR, LOST = "crash", "wrong answer", "error", "node lost"
@@ -62,9 +61,9 @@ def words_of(run: Any) -> list[str]:
 
 
 class About(NamedTuple):
-    """What a record of the journal is about, so that a report can be made from it alone.
+    """What a visit is about; by tuner, session and host it belongs to a trial.
 
-    `began` is when the sweep or search did (s since 1970).
+    `began` is when this run of the sweep or search did (s since 1970).
     """
 
     tuner: str
@@ -73,15 +72,14 @@ class About(NamedTuple):
     host: str
     kind: str
     round: int
-    is_baseline: bool
-    rules: Rules
-    bar: float
-    tools: tuple[tuple[str, str], ...]
     began: float
 
 
 class Order(NamedTuple):
-    """What a visit is to do: the artifact (a path of the client's that is staged, and the value), and how often."""
+    """What a visit is to do: the artifact (a path of the client's that is staged, and the value), and how often.
+
+    `by` are the commands that made the artifact.
+    """
 
     files: str
     value: Any
@@ -90,12 +88,14 @@ class Order(NamedTuple):
     checks: bool
     counts: bool
     about: About
+    by: str = ""
 
 
 class Visit(NamedTuple):
     """What came of a visit. Times in seconds, one for each sample; `began` is of the wall clock (s since 1970).
 
-    `cpu` is what the process and its children used; `counters` and `metrics` are by name; `load` before and after.
+    `cpu` is what the process and its children used; `counters` and `metrics` are by name; `load` before and after;
+    `built_by` the commands that made what was run.
     """
 
     status: str
@@ -111,6 +111,7 @@ class Visit(NamedTuple):
     load: tuple[float, float] = (0.0, 0.0)
     began: float = 0.0
     lasted: float = 0.0
+    built_by: str = ""
 
 
 def built(stages: Stages, variant: Variant, kind: str) -> Built:
@@ -142,7 +143,7 @@ def visit(stages: Stages, order: Order) -> Visit:
             if counters is not None:
                 counters.close()
 
-    return _noted(take)._replace(about=order.about)
+    return _noted(take)._replace(about=order.about, built_by=order.by)
 
 
 class Sample(NamedTuple):
@@ -183,9 +184,14 @@ def _sample(run: Any, artifact: Any, more: tuple[Any, ...], counters: Counters |
     said = run(artifact, *more) if callable(run) else timed(_spelt(run, artifact))
     wall = time.perf_counter() - began
     counted = counters.stop() if counters is not None else {}
-    metrics = dict(said) if isinstance(said, Mapping) else {"seconds": wall if said is None else said}
+    metrics = _plain(said) if isinstance(said, Mapping) else {"seconds": wall if said is None else said}
     seconds = _seconds(metrics.pop("seconds", wall))
     return Sample(seconds, _cpu_time() - used, metrics, counted)
+
+
+def _plain(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return metrics with NumPy's numbers as Python's, which every reader of a table knows."""
+    return {name: value.item() if getattr(value, "shape", None) == () else value for name, value in metrics.items()}
 
 
 def _spelt(run: Sequence[str], artifact: Any) -> list[str]:
@@ -227,7 +233,7 @@ def _noted(take: Callable[[list[Sample]], None]) -> Visit:
         None,
         tuple(one.seconds for one in samples),
         tuple(one.cpu for one in samples),
-        tuple(one.metrics for one in samples if one.metrics),
+        tuple(one.metrics for one in samples) if any(one.metrics for one in samples) else (),
         tuple(one.counters for one in samples if one.counters),
         message,
         os.uname().nodename,
