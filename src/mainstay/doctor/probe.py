@@ -23,6 +23,7 @@ CHUNK = 400  # characters of a line
 DIAL = 3.0  # seconds for a connection
 MOST = 20  # of what is listed
 HARMLESS = (".", "hydra_hwloc_xmlfile", "ompi.", "prte.", "prted.", "pymp-")  # of shells and MPI launchers
+STAGED = f"mainstay-stage-{os.getuid()}"  # unpacked environments
 LAUNCHERS = ("hydra_pmi_proxy", "prted", "orted")
 
 Asked = dict[str, Any]
@@ -165,7 +166,7 @@ def _entries(place: str) -> list[str]:
     found = []
     with os.scandir(place) as entries:
         for entry in entries:
-            known = entry.name.startswith((*HARMLESS, f"mainstay-{os.getuid()}-"))
+            known = entry.name.startswith((*HARMLESS, f"mainstay-{os.getuid()}-")) or entry.name == STAGED
             status = entry.stat(follow_symlinks=False)
             plain = stat.S_ISREG(status.st_mode) or (stat.S_ISDIR(status.st_mode) and os.listdir(entry.path))
             if plain and not known and status.st_uid == os.getuid():
