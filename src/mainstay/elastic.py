@@ -126,7 +126,7 @@ class Elastic:
         if self._waits_since is not None:
             return max(self._waits_since + PATIENCE, self._not_before)
         if load.waiting:
-            return now + PATIENCE if load.workers < self.most else None
+            return now + PATIENCE  # also at the most: some may leave, or not come
         if load.workers <= self.least:
             return None
         return max(now, min(load.idle_since.values(), default=now) + self.idle_timeout)

@@ -14,19 +14,18 @@ replaced, and it is tried again, `MOST_FAILURES` times one after another; then g
 from __future__ import annotations
 
 import logging
-import os
 import pickle
 import secrets
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import Protocol
 
 from mainstay.errors import GangError
-from mainstay.launch import Launched, Launcher, Starter
-from mainstay.launch.mpiexec import MpiExec
+from mainstay.launch import Launched, Launcher
 from mainstay.launch.slots import Lenders
+from mainstay.launch.starters import missing, starter
 from mainstay.launches import GRACE, Launches, Log, Post
 from mainstay.node.context import Places
 from mainstay.node.gang import Enrolled, Enrolment
@@ -103,13 +102,6 @@ class Namespace:
         self.end()
 
 
-def starter(launcher: Launcher, hosts: list[str]) -> Starter:
-    """Return what starts MPI ranks where a launcher has started agents; mpiexec, if it has no way of its own."""
-    if hasattr(launcher, "start_slots"):
-        return cast("Starter", launcher)
-    return MpiExec() if hosts == [os.uname().nodename] else MpiExec(hosts)
-
-
 class Enrolments:
     """Makes workers ranks. All methods want the pool's lock held.
 
@@ -140,30 +132,34 @@ class Enrolments:
         self._standing: dict[str, Namespace] = {}  # by name
         self._ending: list[Namespace] = []
         self._count = 0
+        self._is_there = False  # MPI, here
         self._failures: Counter[frozenset[str]] = Counter()  # one after another, on the same hosts
 
-    def checked(self, ranks: int | tuple[int, int] | str, gather: str, is_program: bool = False) -> Ranks:
-        """Return the option as the scheduler knows it; raise `GangError` or `ValueError` where it can never be.
+    def check(self, gang: Ranks, given: object) -> None:
+        """Raise `GangError` or `ValueError` for a gang that can never be, as it was `given`.
 
         A program's ranks are no workers.
         """
-        if isinstance(ranks, str):
-            wanted = Ranks(scope=ranks, root_only=gather == "root", alone=is_program, is_program=is_program)
-        else:
-            least, most = (ranks, ranks) if isinstance(ranks, int) else ranks
-            wanted = Ranks(least, most, root_only=gather == "root", alone=is_program, is_program=is_program)
-        if self.refused and not is_program:
-            raise GangError(f"no gang can run: {self.refused}")
-        self._check_size(wanted.least, ranks)
-        return wanted
-
-    def _check_size(self, least: int, given: object) -> None:
+        if not gang.is_program and (why_not := self.refused or self._why_not()):
+            raise GangError(f"no gang can run: {why_not}")
+        if gang.least <= len(self._pool.roster.workers):
+            return  # as most often; the rest takes longer
         most = max(self._pool.roster.most or 0, self._pool.scheduler.gangs.ceiling)
-        if most and least > most:
-            raise ValueError(
-                f"ranks={given!r} wants {least} workers at least, and the pool has {most}; "
-                f"ask for fewer ranks, or make the pool larger: Executor({least})"
-            )
+        if most and gang.least > most:
+            launcher = self._launches.standing()
+            has_one = getattr(launcher, "in_process", False)
+            larger = "launcher='local' or another has more" if has_one else f"make it larger: Executor({gang.least})"
+            told = f"ranks={given!r} wants {gang.least} workers at least, and the pool has {most}"
+            raise ValueError(f"{told}; ask for fewer ranks, or {larger}")
+
+    def _why_not(self) -> str:
+        """Return what is missing here for MPI, and so on the nodes; empty: nothing, as far as can be told before."""
+        launcher = None if self._is_there else self._launches.standing()
+        if launcher is None:
+            return ""
+        why_not = missing(launcher, any(agent.stage for agent in self._pool.roster.agents))
+        self._is_there = not why_not
+        return why_not
 
     def division(self, gang: Ranks) -> str:
         """Return why no job that the pool is in has enough workers for a gang (see `Gangs.division`)."""
@@ -298,7 +294,8 @@ class Enrolments:
         self._standing[namespace.name] = namespace
         for worker, rank in namespace.ranks.items():
             worker.namespace, worker.rank = namespace.name, rank
-        self._pool.scheduler.gangs.joins = bool(self._joins)
+        gangs = self._pool.scheduler.gangs
+        gangs.joins, gangs.renewal.is_hopeful = bool(self._joins), True
         self.on_standing(namespace.name, namespace.has_pmix)
         self._pool.act(self._pool.scheduler.enrolled(list(namespace.workers), namespace.name, now()))
 
@@ -307,7 +304,7 @@ class Enrolments:
         for coming in [one for one in self._coming.values() if worker.number in one.workers]:
             told = f"a worker on {worker.host} ended while it became an MPI rank: {end}; {end.stderr}"
             del coming.workers[worker.number]
-            self._fail(coming, told.rstrip("; "))
+            self._fail(coming, told.rstrip("; "), counts=not worker.is_taken)
         standing = self._standing.get(worker.namespace)
         if standing is not None:
             standing.workers.pop(worker.number, None)
@@ -326,11 +323,12 @@ class Enrolments:
             for worker in filter(None, map(self._pool.scheduler.workers.get, namespace.workers)):
                 worker.stale = True
 
-    def _fail(self, namespace: Namespace, reason: str) -> None:
+    def _fail(self, namespace: Namespace, reason: str, *, counts: bool = True) -> None:
         """A coming namespace is given up; who has been told of it may be blocked in MPI for ever."""
         del self._coming[namespace.number]
         scheduler, roster = self._pool.scheduler, self._pool.roster
-        self._failures[frozenset(namespace.places)] += 1
+        self._failures[frozenset(namespace.places)] += counts
+        scheduler.gangs.renewal.is_hopeful &= not counts
         self._log(logging.WARNING, f"MPI ranks could not be started: {reason}")
         self._dissolve(namespace)
         for worker in namespace.ranks:
@@ -344,9 +342,9 @@ class Enrolments:
     def _refuse(self, why: str) -> None:
         """No gang will run; what wants several workers and no MPI still may."""
         self.refused, gangs = why, self._pool.scheduler.gangs
-        for task in gangs.drain():
+        for task in gangs.waiting.drain():
             if task.gang is not None and task.gang.alone:
-                gangs.add(task)
+                gangs.waiting.add(task)
             else:
                 self._pool.resolve(task, GangError(f"no gang can run: {why}"))
 
@@ -375,10 +373,10 @@ class Enrolments:
     def _give_up_too_large(self, time_now: float) -> None:
         """What wants more workers than there are has no hope, once those lost or to come have had their time."""
         gangs = self._pool.scheduler.gangs
-        for kind in gangs.kinds():
+        for kind in gangs.waiting.kinds():
             if (why := self.division(kind)) and self._pool.roster.is_complete():
                 self._give_up(kind, why)
-        short = {kind: why for kind in gangs.kinds() if (why := gangs.shortage(kind))} if gangs.kept else {}
+        short = {kind: why for kind in gangs.waiting.kinds() if (why := gangs.shortage(kind))} if gangs.kept else {}
         self._short_since = {kind: self._short_since.get(kind, time_now) for kind in short}
         for kind, since in list(self._short_since.items()):
             if since + self._patience <= time_now:
@@ -386,7 +384,7 @@ class Enrolments:
 
     def _give_up(self, kind: Ranks, why: str) -> None:
         self._short_since.pop(kind, None)  # whoever submits it again waits in full
-        for task in self._pool.scheduler.gangs.withdraw(kind):
+        for task in self._pool.scheduler.gangs.waiting.withdraw(kind):
             self._pool.resolve(task, GangError(why))
 
     def close(self) -> None:

@@ -20,12 +20,12 @@ on its node.
 A worker has no rank until a gang would first take it: all that idle then enrol together. A worker that has died leaves
 its namespace smaller for good; the one in its place enrols in another. Where that cannot be joined, and no namespace
 can hold the first gang, but all workers together could, those with ranks are replaced, each when it idles, and enrol
-anew with the others.
+anew with the others (see `renewal`).
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right, insort
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -33,8 +33,10 @@ from math import inf
 from operator import attrgetter
 
 from mainstay.holds import Holds
-from mainstay.orders import Assemble, Enrol, Hold, Members, Ranks, Replace, Task, Worker, order
+from mainstay.orders import Assemble, Enrol, Hold, Ranks, Replace, Task, Worker, order
 from mainstay.parts import Parts
+from mainstay.renewal import Renewal, may_renew, scattered
+from mainstay.waiting import Waiting
 
 ROUNDS = 8  # turns of each worker of the pool that may go to later tasks while the first gang waits
 Mean = Callable[[Task], float]  # the mean run time of a task's function (s), 0 if it was never measured
@@ -53,11 +55,15 @@ class Reservation:
 
 
 class Gangs:
-    """The gangs that wait; those that run are in `parts` and `holds`. Knows no more of workers than it is given."""
+    """The gangs: those that wait in `waiting`, those that run in `parts` and `holds`.
+
+    Knows no more of workers than it is given.
+    """
 
     def __init__(self) -> None:
-        self._waiting: dict[Ranks, list[Task]] = {}  # those of a kind in their order; kinds fit or do not fit as one
-        self._first: Task | None = None
+        self.waiting = Waiting()
+        self._last: tuple[Ranks, list[Worker]] | None = None  # the kind of the gang that began last, and its workers
+        self._last_is_close = False  # these are of one node and one namespace
         self.kept: dict[str, int] = {}  # workers that the pool keeps on each node, those that are starting too
         self.ceiling = 0  # workers up to which the pool grows by itself
         self.is_full = False  # there was no room for more when it last wanted to grow
@@ -65,64 +71,15 @@ class Gangs:
         self.may_enrol = False  # not before the pool stands: a namespace does not grow
         self.berths: dict[tuple[str, int], int] = {}  # the same of each node and site: a node may be of two jobs
         self.joins: bool | None = None  # whether MPI can join namespaces, as those that stand have told
-        self.parts, self.holds = Parts(self.add), Holds()
+        self.parts, self.holds, self.renewal = Parts(self.waiting.add), Holds(), Renewal()
 
-    # -- waiting
-
-    def __len__(self) -> int:
-        return sum(map(len, self._waiting.values()))
-
-    @property
-    def demand(self) -> int:
-        """How many workers what waits could use at least."""
-        return sum(ranks.least * len(kind) for ranks, kind in self._waiting.items())
-
-    def add(self, task: Task) -> None:
-        assert task.gang is not None
-        insort(self._waiting.setdefault(task.gang, []), task, key=order)
-        self._first = min(self.heads(), key=order)
-
-    def remove(self, task: Task) -> None:
-        assert task.gang is not None
-        kind = self._waiting[task.gang]
-        kind.remove(task)
-        if not kind:
-            del self._waiting[task.gang]
-        self._first = min(self.heads(), key=order, default=None)
-
-    def heads(self) -> list[Task]:
-        """Return the first gang of each kind."""
-        return [kind[0] for kind in self._waiting.values()]
-
-    def wanting(self) -> list[tuple[Members, int]]:
-        """Return the process sets that gangs wait for, and how many of its members one of them wants at least."""
-        kinds = [(kind.on, kind.least) for kind in self._waiting]
-        return [(members, least) for members, least in kinds if members is not None]
-
-    def kinds(self) -> list[Ranks]:
-        """Return what the gangs that wait want, each once."""
-        return list(self._waiting)
-
-    def withdraw(self, kind: Ranks) -> list[Task]:
-        """Take out all gangs of a kind; return them."""
-        tasks = self._waiting.pop(kind, [])
-        self._first = min(self.heads(), key=order, default=None)
-        return tasks
+    def next_deadline(self) -> float:
+        return min(self.parts.next_deadline(), self.renewal.deadline)
 
     @property
     def may_grow(self) -> bool:
         """Whether more workers will come where gangs want them."""
         return not self.is_full and sum(self.kept.values()) < self.ceiling
-
-    def comes_before(self, single: Task) -> bool:
-        """Whether a gang stands before this single task."""
-        return self._first is not None and order(self._first) < order(single)
-
-    def drain(self) -> list[Task]:
-        tasks = sorted((task for kind in self._waiting.values() for task in kind), key=order)
-        self._waiting.clear()
-        self._first = None
-        return tasks
 
     def choose(
         self, idle: dict[int, Worker], workers: dict[int, Worker], single: Task | None, mean: Mean, now: float
@@ -134,14 +91,16 @@ class Gangs:
         stale = next((worker.id for worker in idle.values() if worker.stale), None)
         if stale is not None:
             return Replace(stale)
+        if (again := self._again(len(idle))) is not None:
+            return self._begin(*again, now)
         living = [worker for worker in workers.values() if not worker.dying]
-        possible = sorted((task for task in self.heads() if self._is_possible(task, living)), key=order)
+        possible = sorted((task for task in self.waiting.heads() if self._is_possible(task, living)), key=order)
         if not possible:
             return next(_takers(single, idle), None) if single else None
         head = possible[0]
         wanted = members = self._place(head, idle.values(), living)
         if wanted and not _is_alone(head) and not all(worker.namespace for worker in wanted):
-            if self._may_enrol_now(living):
+            if self._may_enrol_now(wanted[0].site, living, now):
                 return Enrol([worker.id for worker in idle.values() if not worker.namespace])
             members = self._place(head, _usable(head, idle), living)
         if members:
@@ -150,13 +109,47 @@ class Gangs:
             return self.choose(idle, workers, single, mean, now)
         return self._overtake(possible, idle, living, single, mean, now)
 
-    def _may_enrol_now(self, living: list[Worker]) -> bool:
+    def _again(self, idle: int) -> tuple[Task, list[Worker]] | None:
+        """Return the first gang with the workers of the last, if it is like that, they idle, and none are better."""
+        first, last = self.waiting.first, self._last
+        if first is None or last is None or first.gang != last[0] or not all(map(attrgetter("idle"), last[1])):
+            return None
+        return (first, last[1]) if idle == len(last[1]) or self._last_is_close else None
+
+    def may_join(self, gang: Ranks, member: Worker, worker: Worker, *, renewed: bool = False) -> bool:
+        """Whether a worker could be in a gang of that kind that has this member: with the ranks that they have or, if
+        these may be `renewed`, with others."""
+        if self.joins is False and worker.namespace != member.namespace and not renewed:
+            return False
+        return _may_have(gang, worker) and (self.joins is not False or worker.site == member.site)
+
+    def renew(self, task: Task, members: list[int], workers: dict[int, Worker]) -> None:
+        """A malleable gang of these members has paused, perhaps to be given new ranks; nobody else may wait."""
+        there = [workers[member] for member in members if member in workers]
+        if task.renews and task.gang is not None and there and not self.waiting:
+            idle = [worker for worker in workers.values() if worker.idle]
+            apt = [one for one in idle if self.may_join(task.gang, there[0], one, renewed=True)]
+            self.renewal.begin(task, members, apt)
+        task.renews = False
+
+    def _may_enrol_now(self, site: int, living: list[Worker], now: float) -> bool:
         """Whether those who idle may enrol; where namespaces cannot be joined, others may be about to join this one."""
-        return self.may_enrol and (self.joins or not any(worker.enrolling for worker in living))
+        if self.joins or not self.may_enrol:
+            return self.may_enrol
+        if any(worker.enrolling for worker in living):
+            return False
+        starting = self.sites[site] - sum(worker.site == site for worker in living)
+        return self.joins is None or not self.renewal.waits(starting, now)
 
     def _begin(self, task: Task, members: list[Worker], now: float) -> Assemble | Hold:
-        self.remove(task)
-        return self.holds.begin(task, members) if _is_alone(task) else self.parts.begin(task, members, now)
+        self.waiting.remove(task)
+        if _is_alone(task):
+            return self.holds.begin(task, members)
+        assert task.gang is not None
+        is_plain = task.gang.scope == "pool" and task.gang.least == task.gang.most and task.gang.on is None
+        self._last = (task.gang, members) if is_plain else None
+        self._last_is_close = bool(self.joins) and len({(one.node, one.namespace) for one in members}) == 1
+        return self.parts.begin(task, members, now)
 
     def _overtake(
         self,
@@ -205,7 +198,7 @@ class Gangs:
         assert task.gang is not None
         best: list[Worker] | None = None
         for group in self._groups(task.gang, idle):
-            is_better = best is None or _fitness(group) > _fitness(best)
+            is_better = best is None or _fitness(group, task.gang) > _fitness(best, task.gang)
             if is_better and len(group) >= self._least(task.gang, group[0], living):
                 best = group
         if best is None:
@@ -271,14 +264,15 @@ class Gangs:
         """Have the workers with ranks replaced, if no namespace can hold this gang; say whether one of them idles."""
         gang = task.gang
         assert gang is not None
-        if gang.alone or self.joins:
-            return False
-        if any(len(group) >= self._least(gang, group[0], living) for group in self._groups(gang, living)):
+        if gang.alone or self.joins or not may_renew(gang) or self._fits_a_launch(gang, living):
             return False
         old = [worker for worker in self._eligible(task, living) if worker.namespace]
         for worker in old:
             worker.stale = True
         return any(worker.idle for worker in old)
+
+    def _fits_a_launch(self, gang: Ranks, living: list[Worker]) -> bool:
+        return any(len(group) >= self._least(gang, group[0], living) for group in self._groups(gang, living))
 
     def _groups(self, gang: Ranks, workers: Iterable[Worker]) -> Iterable[list[Worker]]:
         """Return those of the workers that can form this gang, by who can go with whom."""
@@ -299,21 +293,28 @@ class Gangs:
         least, most = gang.least, max(sum(self.kept.values()), self.ceiling if grows else 0)
         if least > most:
             told = f"it wants {least} workers at least; the pool has {most} now, and no more have come"
-            return f"the gang cannot run: {told}"
+            return f"the gang cannot run: {told}; ex.grow({least - most}) would bring them, or ask for fewer"
         return self._division(gang, self.sites, 0) if gang.on is None and self._is_of_one_site(gang) else ""
 
     def division(self, gang: Ranks, workers: Iterable[Worker]) -> str:
-        """Return why a gang that cannot be of several sites can never run, though these workers together are enough
-        for it; empty: it can, or it could if the pool grew within the right site."""
+        """Return why a gang that cannot be of several sites, or launches, can never run, though these workers together
+        are enough for it; empty: it can, or it could if the pool grew within the right site."""
         if not self._is_of_one_site(gang):
             return ""
-        there, room = self.sites, 0
+        there = self.sites
         if gang.on is None:
-            room = max(0, self.ceiling - sum(there.values()))
-        elif len(there) > 1:
+            return self._division(gang, there, max(0, self.ceiling - sum(there.values())))
+        members = [worker for worker in list(workers) if worker.id in gang.on]  # another thread may add some
+        if len(there) > 1:
             there = Counter(dict.fromkeys(there, 0))
-            there.update(worker.site for worker in workers if worker.id in gang.on)
-        return self._division(gang, there, room)
+            there.update(worker.site for worker in members)
+        return self._division(gang, there, 0) or self._scattering(gang, members)
+
+    def _scattering(self, gang: Ranks, members: list[Worker]) -> str:
+        """Return why the members of a listed set cannot form this gang, though they are enough for it."""
+        if gang.is_program or may_renew(gang) or len(members) < gang.least or self._fits_a_launch(gang, members):
+            return ""
+        return "" if any(worker.stale for worker in members) else scattered(gang)  # who is, is being replaced
 
     def _division(self, gang: Ranks, there: Counter[int], room: int) -> str:
         """Return why no site is enough for a gang, of those that have so many workers, if one gets `room` more."""
@@ -345,9 +346,9 @@ class Gangs:
         return begins, spare
 
 
-def _fitness(group: list[Worker]) -> tuple[bool, int]:
-    """Return how well a group serves for a gang: all have ranks, then the fewest, so that the others stay together."""
-    return all(worker.namespace for worker in group), -len(group)
+def _fitness(group: list[Worker], gang: Ranks) -> tuple[bool, int, int]:
+    """Return how well a group serves for a gang: all have ranks; then as many as it may have, and few beyond that."""
+    return all(worker.namespace for worker in group), min(len(group), gang.most), -len(group)
 
 
 def _closest(group: list[Worker]) -> list[Worker]:

@@ -19,7 +19,7 @@ from mainstay.contents import Contents
 from mainstay.errors import PoolBroken, TaskTimeout, WorkerDied
 from mainstay.journal import installed
 from mainstay.journal.journal import Journal
-from mainstay.journal.keys import call_key, explicit_key, function_key, plain_key, version_of
+from mainstay.journal.keys import call_key, explicit_key, function_key, gang_key, plain_key, version_of
 from mainstay.journal.reach import Reach, Thing
 from mainstay.journal.record import FunctionInfo, Kept, Record
 from mainstay.journal.witness import Witness, witness
@@ -100,9 +100,7 @@ class Keeper(KeepsNothing):
             reach = Reach(told=known.reach.told)
             key = call_key(known.key, args, kwargs, fn, reach)
             compared = self._witness_of(known, reach.things, by_value)
-        if options.stage_in:
-            key = self._contents.joined(key, options.stage_in)
-        return Entry(key, known.info, label, compared)
+        return Entry(self._joined(key, options), known.info, label, compared)
 
     def entries_of(
         self, fn: Callable[..., Any], function: Function, options: Options, rows: list[tuple[Any, ...]]
@@ -116,10 +114,16 @@ class Keeper(KeepsNothing):
             self._learn_key(fn, known, by_value)
         reach = Reach(told=known.reach.told)
         keys = (call_key(known.key, row, {}, fn, reach) for row in rows)
-        if options.stage_in:
-            keys = (self._contents.joined(key, options.stage_in) for key in keys)
-        entries = [Entry(key, known.info, label) for key in keys]
+        entries = [Entry(self._joined(key, options), known.info, label) for key in keys]
         return entries, self._witness_of(known, reach.things, by_value)
+
+    def _joined(self, key: bytes, options: Options) -> bytes:
+        """Return a key with what counts of a call's options: what its files hold; how many ranks, and whose results."""
+        if options.stage_in:
+            key = self._contents.joined(key, options.stage_in)
+        if options.ranks is not None:
+            key = gang_key(key, options.ranks, options.gather, str(getattr(options.on, "name", options.on)))
+        return key
 
     def _learn(self, fn: Callable[..., Any], function: Function) -> Known:
         inner = getattr(fn, "func", fn)  # of a partial

@@ -314,7 +314,8 @@ class Launches:
         attempt.end()
         if self.further.pop(attempt.number, None) is None:
             return
-        self._log(logging.WARNING, f"launcher {attempt.launcher.name}, started to grow: {reason}; the pool is smaller")
+        then = "the pool is smaller" if attempt.arrived else "the pool is as it was"
+        self._log(logging.WARNING, f"launcher {attempt.launcher.name}, started to grow: {reason}; {then}")
         attempt.on_failed(reason)
         if not self.further and not self.most:
             self.most = attempt.wanted  # all were there; the current launch is begun again

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from mainstay.errors import ProcessSetError
-from mainstay.process_sets import RESERVED, ProcessSet
+from mainstay.process_sets import RESERVED, SELF, ProcessSet
 from mainstay.registrar import Callback, Predicate, Registrar, Watch
 from mainstay.report import WorkerInfo
 from mainstay.shrinking import several
@@ -32,6 +32,8 @@ class ProcessSets(Mapping[str, ProcessSet]):
         with self._broker.lock:
             listing = self._registrar.refreshed().listing
             if name not in listing:
+                if name == SELF:
+                    raise KeyError(f"{SELF!r} is the process of a task: mainstay.psets()[{SELF!r}] in one has it")
                 known = ", ".join(map(repr, listing)) or "none, since no worker stands yet"
                 raise KeyError(f"there is no process set {name!r}; there are: {known}")
             return listing[name]
@@ -74,7 +76,11 @@ class ProcessSets(Mapping[str, ProcessSet]):
             with self._broker.lock:
                 judged, numbers = [], self._numbers(workers)
         if not numbers and not living:
-            raise ProcessSetError(f"no worker that stands belongs to {name!r}; ex.wait_ready() waits for workers")
+            standing = len(self._broker.scheduler.workers)
+            raise ProcessSetError(
+                f"no worker belongs to {name!r}, of the {standing} that stand; name others, or ex.wait_ready() waits "
+                "for workers, and living=True defines it as soon as there are some"
+            )
         with self._broker.lock:
             if not self._registrar.is_free(name):
                 raise ValueError(f"there is a process set {name!r}; give another name, or delete that first")

@@ -15,16 +15,21 @@ class Members:
     There is one for each name, and what waits for the same one is of one kind.
     """
 
-    __slots__ = ("name", "numbers")
+    __slots__ = ("name", "numbers", "refills")
 
-    def __init__(self, name: str, numbers: Iterable[int] = ()) -> None:
+    def __init__(self, name: str, numbers: Iterable[int] = (), *, refills: bool = False) -> None:
         self.name, self.numbers = name, set(numbers)
+        self.refills = refills  # workers that come may belong to it, in the place of some that have gone
 
     def __contains__(self, number: object) -> bool:
         return number in self.numbers
 
     def __len__(self) -> int:
         return len(self.numbers)
+
+    def meets(self, numbers: Iterable[int]) -> bool:
+        """Whether some of these workers are in the set."""
+        return not self.numbers.isdisjoint(numbers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +83,7 @@ class Task:
     malleable: Ranks | None = None  # within what a gang may change its size while it runs; None: it does not
     state: Any = None  # what all ranks of a malleable gang have yielded last: a pickle and its buffers
     pausing: bool = False  # it has been told to hand over at its next point
+    renews: bool = False  # it is to be wider then by new ranks for all, see `renewal`
     places: Any = None  # where the ranks of a program are to be
     pinned: tuple[int, ...] = ()  # the places, among its node's cores, of those that it runs on; empty: on any
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from mainstay.node.gang import Part
 from mainstay.node.slot import COMMAND
 from mainstay.orders import Task, Worker
 from mainstay.report import WorkerInfo
@@ -63,6 +64,7 @@ class WorkerState:
         self.known: dict[int, Any] = {}  # numbers of the functions that it has, and what their calls compare there
         self.overran: Task | None = None  # for which it was killed, and whose files are to come first
         self.port = ""  # where ranks of other namespaces reach it
+        self.part: Part | None = None  # in the gangs that it is called to, as it knows
         self.spent: list[int] = []  # communicators that it is to free
         self.spoilt = 0  # communicators that it has and can never free
         self.is_leaving = False  # nobody takes its place

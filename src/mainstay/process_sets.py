@@ -24,6 +24,7 @@ processes are renamed, the sets that have them are defined anew, whether they li
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 WORLD, SELF = "mpi://WORLD", "mpi://SELF"
@@ -291,6 +292,7 @@ class Registry:
         return process.namespace in self._spaces and process not in self.hosts
 
 
+@lru_cache
 def numbered(namespace: str) -> tuple[str, int]:
     """Return a namespace's name without its number, and that: launches of a kind are numbered as they come."""
     stem, _, number = namespace.rpartition("-")

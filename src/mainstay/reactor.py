@@ -113,6 +113,8 @@ class Reactor:
                     return
             elif now() > end:
                 polling, self._pause = False, PAUSE
+            else:
+                os.sched_yield()  # to a worker, where there are fewer cores than processes
 
     def _give_way(self) -> None:
         """Let another thread or process go on: a poll lets go of the interpreter's lock, a yield of the core."""

@@ -27,7 +27,7 @@ from mainstay.launches import Log
 from mainstay.lines import Lines
 from mainstay.orders import Action, Members, Ranks, Task
 from mainstay.peers import WorkerState
-from mainstay.process_sets import PMIX, RESERVED, SELF, USER, WORLD, Define, Event, Process, ProcessSet, Registry
+from mainstay.process_sets import HOST, PMIX, RESERVED, SELF, USER, WORLD, Define, Event, Process, ProcessSet, Registry
 from mainstay.report import WorkerInfo
 from mainstay.roster import Roster
 from mainstay.scheduler import Scheduler
@@ -155,11 +155,14 @@ class Registrar:
     def follow(self, name: str, predicate: Predicate, judged: Collection[int]) -> None:
         """Workers that come from now on belong to a living set where the predicate says so; some were judged."""
         self._predicates[name] = predicate
+        if name in self._members:
+            self._members[name].refills = True
         self._ask(name, predicate, [number for number in self._process if number not in judged])
 
     def delete(self, name: str) -> None:
         """Give up a name; the calls that wait for a worker of it will not run."""
-        self._predicates.pop(name, None)
+        if self._predicates.pop(name, None) and name in self._members:
+            self._members[name].refills = False
         self._tell(self.registry.delete(name))
 
     def watch(self, callback: Callback) -> Watch:
@@ -259,7 +262,7 @@ class Registrar:
                 "so that it follows its members' coming and going"
             )
         if name not in self._members:
-            self._members[name] = self._fill(Members(name))
+            self._members[name] = self._fill(Members(name, refills=name in self._predicates or name.startswith(HOST)))
         members = self._members[name]
         if (reason := self._why_short(members, least)) is not None:
             raise ProcessSetError(f"on={name!r}: {reason}")
@@ -324,7 +327,7 @@ class Registrar:
 
     def _give_up_short(self, time_now: float) -> None:
         scheduler = self._pool.scheduler
-        waiting = [(members, 1) for members in scheduler.queues.bound] + scheduler.gangs.wanting()
+        waiting = [(members, 1) for members in scheduler.queues.bound] + scheduler.gangs.waiting.wanting()
         short = {(members.name, least): members for members, least in waiting if len(members) < least}
         self._short_since = {wish: self._short_since.get(wish, time_now) for wish in short}
         for (name, least), members in short.items():
@@ -336,8 +339,8 @@ class Registrar:
         del self._short_since[members.name, least]
         scheduler, left = self._pool.scheduler, len(members) or "none"
         singles = scheduler.queues.withdraw(members) if least == 1 else []
-        kinds = [kind for kind in scheduler.gangs.kinds() if kind.on is members and kind.least == least]
-        for task in [*singles, *(task for kind in kinds for task in scheduler.gangs.withdraw(kind))]:
+        kinds = [kind for kind in scheduler.gangs.waiting.kinds() if kind.on is members and kind.least == least]
+        for task in [*singles, *(task for kind in kinds for task in scheduler.gangs.waiting.withdraw(kind))]:
             wants = 1 if task.gang is None else task.gang.least
             reason = f"it wants {wants} of its members, and {left} is there, and no other will come"
             error = ProcessSetError(f"{task.label or 'the call'} cannot run on {members.name!r}: {reason}")

@@ -108,19 +108,23 @@ class Resizing:
 
     # -- by load, and by time
 
+    @property
+    def lags(self) -> bool:
+        """Whether tasks wait now, or no longer, and the pool has not been looked at since."""
+        return self.elastic is not None and self._stands and (self._pool.scheduler.demand > 0) != self._waited
+
     def next_deadline(self) -> float | None:
         """Return when `tick` wants to be called."""
-        if self.elastic is not None and self._stands and (self._pool.scheduler.demand > 0) != self._waited:
+        if self.lags:
             return 0.0
         return min((at for at in (self._look_at, self.growing.next_deadline()) if at is not None), default=None)
 
     def tick(self, time_now: float) -> None:
         self.growing.tick(time_now)
-        if self.elastic is not None and self._stands:
-            waits = self._pool.scheduler.demand > 0
-            if waits != self._waited or (self._look_at is not None and self._look_at <= time_now):
-                self._waited = waits
-                self._follow_load(self.elastic, time_now)
+        is_due = self._look_at is not None and self._look_at <= time_now
+        if self.elastic is not None and self._stands and (self.lags or is_due):
+            self._waited = self._pool.scheduler.demand > 0
+            self._follow_load(self.elastic, time_now)
 
     def _follow_load(self, elastic: Elastic, time_now: float) -> None:
         scheduler, staying = self._pool.scheduler, self._staying()

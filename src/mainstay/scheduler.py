@@ -6,20 +6,20 @@
 
 An essay in three rules; of tasks that want several workers, `gangs` tells, and of those for a process set `queues`.
 
-*Who gets work.* Idle workers form a stack: the one that was busy last is the likeliest to be awake, so it
-goes first. Busy ones may hold short tasks ahead (see `hands`).
+*Who gets work.* Idle workers form a stack: the one that was busy last is the likeliest to be awake, so it goes first.
+Busy ones may hold short tasks ahead (see `hands`).
 
-*Whom to blame.* A worker runs its hand in order, and tells of results in batches; so when it ends with
-several tasks in hand, which of them ended it cannot be told. All of them run again, each alone ("solo"),
-and only a task that was alone with its worker is given up, when its deaths exceed its `worker_retries`.
-A task that must not run twice (`worker_retries=0`) is alone from the start, and so is one with a timeout.
+*Whom to blame.* A worker runs its hand in order, and tells of results in batches; so when it ends with several in hand,
+which of them ended it cannot be told. All run again, each alone ("solo"), and only one that was alone with its worker
+is given up, when its deaths exceed its `worker_retries`. A task that must not run twice (`worker_retries=0`) is alone
+from the start, and so is one with a timeout.
 
 *When the allocation ends.* A task that would not be done by `closes_at`, by its timeout or else by the mean run time
 of its function, is not begun; it stands among the `unfit`, and others go on.
 
 *What it costs.* Each event takes a constant time per task that it moves, whatever the number of tasks and workers,
-or the logarithm of the number of deadlines or priorities. Workers that take turns stand in an `OrderedDict`: to find
-the first key of a dict, one passes by all that were deleted before it.
+or the logarithm of the number of deadlines or priorities. Workers that take turns stand in an `OrderedDict`: the first
+key of a dict is found behind all that were deleted before it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Scheduler:
 
     def __init__(self) -> None:
         self.workers: dict[int, Worker] = {}
-        self.queues = Singles(self._fits, lambda task: self.unfit.append(task))
+        self.queues = Singles(self.fits, lambda task: self.unfit.append(task))
         self._idle: dict[int, Worker] = {}  # a stack: the last in is the first out
         self._hands = Hands()
         self._roomy = self._hands.roomy
@@ -55,25 +55,21 @@ class Scheduler:
 
     @property
     def queued(self) -> int:
-        return len(self.queues) + len(self.gangs)
+        return len(self.queues) + len(self.gangs.waiting)
 
     @property
     def demand(self) -> int:
         """How many workers more than there are what waits could use; for a set, they would not be of it."""
-        return self.queues.unbound + self.gangs.demand
+        return self.queues.unbound + self.gangs.waiting.demand
 
     @property
     def is_at_rest(self) -> bool:
         """Whether nothing runs, and nothing waits that might still run."""
         return self.queued == 0 and not any(worker.hand for worker in self.workers.values())
 
-    @property
-    def in_hand(self) -> int:
-        return sum(len(worker.hand) for worker in self.workers.values())
-
     def next_tick(self) -> float | None:
         """Return when `tick` should be called next; None: not before another event."""
-        soonest = min(self._hands.next_stall(), self._deadlines.next(), self.gangs.parts.next_deadline())
+        soonest = min(self._hands.next_stall(), self._deadlines.next(), self.gangs.next_deadline())
         return None if soonest == inf else soonest
 
     # -- events
@@ -81,7 +77,7 @@ class Scheduler:
     def submit(self, task: Task, now: float) -> list[Action]:
         task.solo = task.solo or task.worker_retries == 0 or task.timeout is not None
         if task.gang is not None:
-            self.gangs.add(task)
+            self.gangs.waiting.add(task)
         else:
             (self.queues if task.on is None else self.queues.among(task.on)).of(task.priority).append(task)
         return self._dispatch(now) if self._idle else []
@@ -89,7 +85,7 @@ class Scheduler:
     def top_up(self, now: float) -> list[Action]:
         """Let busy workers with room in hand have more, which `submit` leaves, so that calls travel together; and let
         members of process sets that have changed have theirs."""
-        return self._dispatch(now) if self._roomy or self.queues.bound or self.gangs else []
+        return self._dispatch(now) if self._roomy or self.queues.bound or self.gangs.waiting else []
 
     def joined(self, worker_id: int, now: float, node: str = "", site: int = 0) -> list[Action]:
         worker = self.workers.setdefault(worker_id, Worker(worker_id, node, since=now, site=site))
@@ -212,12 +208,15 @@ class Scheduler:
         actions = self.released([*actions, *self.gangs.parts.overdue(now)], now)
         while (stalled := self._hands.stalled(now)) is not None:
             actions.append(self._recall(stalled))
+        if self.gangs.renewal.deadline <= now:
+            actions += self._dispatch(now)
+            self.gangs.renewal.deadline = inf
         return actions
 
     def drain(self) -> list[Task]:
         """Empty the queue: return all tasks that are not in a hand, in the order in which they would have gone."""
         unfit, self.unfit = self.unfit, []
-        return self.queues.drain() + self.gangs.drain() + unfit
+        return self.queues.drain() + self.gangs.waiting.drain() + unfit
 
     def closes(self, at: float, now: float) -> list[Action]:
         """No task may run at or after that time; it may be told again, and be later or earlier."""
@@ -231,49 +230,50 @@ class Scheduler:
     def _dispatch(self, now: float) -> list[Action]:
         actions: list[Action] = [Leave(worker_id) for worker_id in self._vacated]
         self._vacated.clear()
-        if self.queues.bound:
-            self._serve_sets(actions, now)
-        takers = len(self._idle) + len(self._roomy)
-        while (self._idle or self._roomy) and (queue := self.queues.head(self.queues, now)):
-            if self.gangs.comes_before(queue[0]):
-                break
-            if self._idle:
-                _, worker = self._idle.popitem()
-                worker.idle = False
-            elif self.times.in_hand(queue[0]) > NEXT:
-                break  # nobody who is busy may have it
-            else:
-                worker = next(iter(self._roomy.values()))
-            tasks = self._fill(worker, queue, -(-len(queue) // takers) if takers > 1 else len(queue), now)
-            takers -= 1
-            if tasks:
-                actions.append(Send(worker.id, tasks))
-        if self.gangs:
+        self._serve_singles(actions, now)
+        if self.gangs.waiting:
             self._take_turns(actions, now)
         while self._hands.heavy and len(self._errands) < len(self._idle):
             actions.append(self._recall(next(iter(self._hands.heavy.values()))))
         return actions
 
+    def _serve_singles(self, actions: list[Action], now: float) -> None:
+        """Give workers to the single tasks that stand before the first gang."""
+        if self.queues.bound:
+            self._serve_sets(actions, now)
+        takers = len(self._idle) + len(self._roomy)
+        while (self._idle or self._roomy) and (queue := self.queues.head(self.queues, now)):
+            if self.gangs.waiting.comes_before(queue[0]):
+                break
+            if self._idle:
+                worker = self._idle.popitem()[1]
+                worker.idle = False
+            elif self.times.in_hand(queue[0]) > NEXT:
+                break  # nobody who is busy may have it
+            else:
+                worker = next(iter(self._roomy.values()))
+            if tasks := self._fill(worker, queue, -(-len(queue) // takers) if takers > 1 else len(queue), now):
+                actions.append(Send(worker.id, tasks))
+            takers -= 1
+
     def _serve_sets(self, actions: list[Action], now: float) -> None:
         """Tasks wait for workers of process sets."""
         for worker, queue, share in self.queues.turns(self._idle, self._roomy, now):
-            if (worker.idle or self.times.in_hand(queue[0]) <= NEXT) and not self.gangs.comes_before(queue[0]):
+            if (worker.idle or self.times.in_hand(queue[0]) <= NEXT) and not self.gangs.waiting.comes_before(queue[0]):
                 self._idle.pop(worker.id, None)
                 worker.idle = False
-                tasks = self._fill(worker, queue, share, now)
-                if tasks:
+                if tasks := self._fill(worker, queue, share, now):
                     actions.append(Send(worker.id, tasks))
 
     def _take_turns(self, actions: list[Action], now: float) -> None:
         """Gangs wait, and no single task stands before the first of them."""
         gangs = self.gangs
-        while self._idle and gangs:
-            unfit = [task for task in gangs.heads() if not self._fits(task, now)]
-            if unfit:
-                gangs.remove(unfit[0])
-                self.unfit.append(unfit[0])
-                continue
+        while self._idle and gangs.waiting:
+            self.unfit += gangs.waiting.take_unfit(lambda task: self.fits(task, now))
             queue = self.queues.first_for(self._idle, now)
+            if queue is not None and queue[0].on is None and not gangs.waiting.comes_before(queue[0]):
+                self._serve_singles(actions, now)  # those that stand before the next gang
+                continue
             chosen = gangs.choose(self._idle, self.workers, queue[0] if queue else None, self.times.of, now)
             if chosen is None:
                 break
@@ -284,8 +284,7 @@ class Scheduler:
                 continue
             self.occupy(chosen, now)
             actions.append(chosen)
-        if self._idle and not gangs:
-            actions += self._dispatch(now)  # the single tasks that stood behind
+        self._serve_singles(actions, now)  # those that stood behind
 
     def occupy(self, chosen: Assemble | Hold | Enrol | Replace, now: float) -> None:
         """Take the workers that were chosen out of those that idle."""
@@ -312,7 +311,7 @@ class Scheduler:
             most = 0  # it has been silent for too long
         while len(tasks) < most:
             expected, load = self.times.in_hand(queue[0]), worker.load
-            if not self._fits(queue[0], now) or (tasks and self.gangs.comes_before(queue[0])):
+            if not self.fits(queue[0], now) or (tasks and self.gangs.waiting.comes_before(queue[0])):
                 break
             if hand and load + expected > AHEAD and (len(hand) > 1 or max(expected, load) > NEXT or is_bound):
                 break  # for a set, nothing waits behind what is long: who idles may not have it
@@ -331,7 +330,7 @@ class Scheduler:
         self._hands.note(worker)
         return tasks
 
-    def _fits(self, task: Task, now: float) -> bool:
+    def fits(self, task: Task, now: float) -> bool:
         """Whether a task that begins now would be done before the pool closes, as far as that can be told."""
         return self.closes_at == inf or now + self.times.lasts(task) < self.closes_at
 
@@ -395,6 +394,6 @@ class Scheduler:
     def _requeue(self, tasks: list[Task]) -> None:
         for task in reversed(tasks):
             if task.gang is not None:
-                self.gangs.add(task)
+                self.gangs.waiting.add(task)
             else:
                 (self.queues if task.on is None else self.queues.among(task.on)).of(task.priority).appendleft(task)

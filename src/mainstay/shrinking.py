@@ -80,8 +80,8 @@ class Shrinking:
         count = which if isinstance(which, int) else len(numbers or ())
         if len(staying) - count < least:
             raise ValueError(
-                f"shrink: {count} of {len(staying)} workers are to leave, and {least} must stay at least; "
-                "ex.shutdown() ends them all"
+                f"shrink: {count} of {len(staying)} workers are to leave, and {least} must stay at least, so "
+                f"{max(0, len(staying) - least)} may go; ex.shutdown() ends them all"
             )
         return self.take(self.choose(count) if numbers is None else sorted(numbers), at_once)
 

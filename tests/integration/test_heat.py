@@ -6,14 +6,14 @@ import os
 import random
 import signal
 import time
-from pathlib import Path
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
 import heat2d
 import mainstay
-from conftest import wait_until
+from conftest import BOTH_MPIS, mpiexec_of, wait_until
 from mainstay import malleable
 
 SIZE = 60
@@ -42,27 +42,42 @@ def alone(steps):
 
 
 def wait_for(path):
-    while not Path(path).exists():
+    while not (path.exists() or path.with_name("stop").exists()):
         time.sleep(0.005)
+
+
+@contextmanager
+def heated(launcher, directory):
+    """A pool of four workers, and what comes of the solver, which runs until the end of the block."""
+    with mainstay.Executor(4, launcher=launcher, mpi=True) as executor:
+        executor.wait_ready(timeout=60)
+        try:
+            yield executor, executor.options(ranks=(1, 4), malleable=heat2d.redistribute).submit(solver, directory)
+        finally:
+            (directory / "stop").touch()
 
 
 @pytest.fixture
 def quick(monkeypatch):
     monkeypatch.setattr(malleable, "CALM", 0.02)
+    monkeypatch.setattr(malleable, "RENEWAL", 0.02)
     monkeypatch.setattr(malleable, "LOOK", 0.01)
 
 
-def test_a_solver_goes_through_twenty_changes_and_a_death_to_the_same_answer(quick, tmp_path):
+@pytest.fixture(params=BOTH_MPIS)
+def launcher(request, monkeypatch):
+    """The machine's own workers with MPICH, and Open MPI's launcher, whose ranks are renewed together."""
+    return "local" if request.param == "mpich" else mpiexec_of("openmpi", monkeypatch)
+
+
+def test_a_solver_goes_through_twenty_changes_and_a_death_to_the_same_answer(quick, launcher, tmp_path):
     chance = random.Random(20)
 
     def sizes():
         path = tmp_path / "sizes"
         return [int(line) for line in path.read_text().split()] if path.exists() else []
 
-    with mainstay.Executor(4, launcher="local", mpi=True) as executor:
-        executor.wait_ready(timeout=60)
-        view = executor.options(ranks=(1, 4), malleable=heat2d.redistribute)
-        future = view.submit(solver, tmp_path)
+    with heated(launcher, tmp_path) as (executor, future):
         wait_until(lambda: sizes()[-1:] == [4], 60)
         for change in range(10):
             others = chance.randint(1, 3)

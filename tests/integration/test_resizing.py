@@ -55,6 +55,9 @@ def test_a_pool_grows_and_shrinks(tmp_path):
         assert (shrunk.nodes, shrunk.kept) == ([], {})  # the client's own node stays
         wait_until(lambda: not any(map(psutil.pid_exists, pids)))
         assert executor.describe().workers == executor.describe().wanted == 3
+        two = executor.psets.define("two", [worker.id for worker in executor.workers][:2])
+        assert {(one.namespace, one.rank) for one in executor.shrink(two).result(60).workers} == set(two.members)
+        wait_until(lambda: not executor.psets["two"].valid)
 
 
 def test_workers_that_leave_at_once_give_their_tasks_back_without_blame(tmp_path):
@@ -72,7 +75,9 @@ def test_workers_that_leave_at_once_give_their_tasks_back_without_blame(tmp_path
 def test_what_cannot_be_is_told_at_once():
     with mainstay.Executor(2, launcher="local") as executor:
         executor.wait_ready(timeout=60)
-        with pytest.raises(ValueError, match=r"2 of 2 workers are to leave, and 1 must stay at least; ex.shutdown\(\)"):
+        with pytest.raises(
+            ValueError, match=r"2 of 2 workers are to leave, and 1 must stay.*1 may go; ex.shutdown\(\)"
+        ):
             executor.shrink(2)
         with pytest.raises(ValueError, match=r"shrink: 7 is no worker of this pool that stays; those are \[1, 2\]"):
             executor.shrink([7])
@@ -251,6 +256,40 @@ def test_a_pool_grows_for_gangs_and_says_when_it_cannot():
             too_large.result(60)
         enrolments._patience = patience  # ranks are to stand within that time, too
         assert executor.options(ranks=3).submit(size).result(60) == [3, 3, 3]
+
+
+def test_a_pool_grows_also_while_nobody_asks_for_a_result(tmp_path, monkeypatch):
+    with mainstay.Executor(3, launcher="local", min_workers=1, idle_timeout=60) as executor:
+        executor.wait_ready(timeout=60)
+        first = executor.submit(wait_for, tmp_path / "go")
+        wait_until(first.running)
+        woken, reactor = [], executor._broker._reactor
+        monkeypatch.setattr(reactor, "wake_by", lambda due, wake=reactor.wake_by: wake(woken.append(due) or due))
+        second = executor.submit(abs, -2)
+        assert 0.0 in woken  # or it would be looked at with the next heartbeat of an agent
+        wait_until(second.done)
+        assert len(executor.workers) > 1
+        woken.clear()
+        gang = executor.options(ranks=3).submit(abs, -3)
+        assert 0.0 in woken
+        (tmp_path / "go").touch()
+        wait_until(gang.done, 60)
+        assert gang.result() == [3, 3, 3]
+
+
+def test_a_pool_that_was_shrunk_below_what_waits_grows_again(tmp_path):
+    def meets():
+        wait_for(tmp_path / "go")
+        return mainstay.comm().size
+
+    with mainstay.Executor(3, launcher="local", min_workers=1, idle_timeout=60, mpi=True) as executor:
+        gangs = [executor.options(ranks=3).submit(meets) for _ in range(2)]
+        wait_until(lambda: states(executor) == {"busy": 3}, 60)
+        leaving = executor.shrink(1)
+        (tmp_path / "go").touch()
+        wait_until(lambda: all(gang.done() for gang in gangs), 60)
+        assert [gang.result() for gang in gangs] == [[3] * 3] * 2
+        assert len(leaving.result(60).workers) == 1
 
 
 def test_a_pool_follows_its_load(tmp_path):

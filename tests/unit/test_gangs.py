@@ -14,13 +14,18 @@ from unittest.mock import Mock
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from simulation import LATENCY, Cluster
+from simulation import LATENCY, Cluster, in_hand
 
-from mainstay.enrolment import Enrolments
+from mainstay.enrolment import MOST_FAILURES, Enrolments
+from mainstay.errors import GangError
 from mainstay.gangs import ROUNDS
+from mainstay.launch import starters
+from mainstay.launch.local import Local
 from mainstay.orders import Assemble, Disband, Enrol, Leave, Members, Ranks, Replace, Send, Task, Worker
+from mainstay.outcomes import End
 from mainstay.parts import GRACE
 from mainstay.peers import WorkerState
+from mainstay.renewal import PATIENCE
 from mainstay.scheduler import Scheduler
 
 TOO_SMALL = "it wants 2 workers at least; the pool has 1 now, and no more have come"
@@ -47,6 +52,7 @@ class Pool(Cluster):
         if self._missing is None:
             self._missing = f"n{len(self._inbox) % self._nodes}"
             kept[self._missing] = kept.get(self._missing, 0) + 1
+            self.scheduler.gangs.berths[self._missing, 0] = kept[self._missing]
         node, self._missing = self._missing, None
         self._inbox[worker] = deque()
         self.act(self.scheduler.joined(worker, self.now, node))
@@ -237,6 +243,63 @@ def test_after_a_death_the_pool_is_whole_again_for_a_gang_of_all():
     pool.run()
     assert pool.enrolments == [4, 4]
     assert {how(pool)[small.id], how(pool)[large.id]} == {"done"}
+
+
+def test_where_namespaces_cannot_be_joined_a_gang_waits_for_workers_that_start_before_it_has_ranks_made():
+    pool = Pool(4)
+    task = pool.gang(Ranks(1, 4), [(0.01, "dies"), (inf, "")], worker_retries=0)
+    pool.run()
+    assert how(pool) == {task.id: "died"}  # and three were blocked, and are replaced
+    again = pool.gang(Ranks(1, 4))
+    pool.run()
+    assert pool.enrolments == [4, 4]
+    assert len(pool._members[again.id]) == 4
+
+
+def test_a_gang_waits_not_for_ever_for_a_worker_that_starts_nor_for_one_that_no_launch_would_reach():
+    pool = Pool(3)
+    pool.gang(3)
+    pool.run()
+    for worker in [*pool.scheduler.workers]:
+        pool.kill(worker)
+    pool.scheduler.gangs.berths["n0", 0] += 1  # which does not come
+    pool.scheduler.gangs.kept["n0"] += 1
+    begun = pool.now
+    task = pool.gang(Ranks(2, 4))
+    pool.run()
+    assert how(pool)[task.id] == "done"
+    assert begun + PATIENCE <= pool.began[task.id][0] < begun + PATIENCE + 1
+    pool.scheduler.gangs.berths["n0", 0] -= 1
+    pool.scheduler.gangs.berths["n0", 1] = 1  # it is in another job
+    for worker in [*pool.scheduler.workers]:
+        pool.kill(worker)
+    begun = pool.now
+    task = pool.gang(Ranks(2, 4))
+    pool.run()
+    assert pool.began[task.id][0] < begun + PATIENCE
+
+
+def test_no_workers_of_a_listed_set_are_replaced_since_others_would_not_be_of_it():
+    pool = Pool(4)
+    pool.gang(4)
+    pool.run()
+    pool.kill(min(pool.scheduler.workers))
+    listed = Members("mine", pool.scheduler.workers)
+    before = set(pool.scheduler.workers)
+    for least in (3, 4):
+        pool.gang(Ranks(least, 4, on=listed))
+    pool.run()
+    assert sorted(how(pool).values()) == ["done", "done"]  # the first of all, and that of 3
+    assert set(pool.scheduler.workers) == before
+    gangs, living = pool.scheduler.gangs, pool.scheduler.workers.values()
+    assert "the members of 'mine' are ranks of several launches" in gangs.division(Ranks(4, 4, on=listed), living)
+    assert "the members of 'mine'" in gangs.division(Ranks(scope="all", on=listed), living)
+    assert gangs.division(Ranks(3, 4, on=listed), living) == ""
+    living = [*living]
+    living[0].stale = True
+    assert gangs.division(Ranks(4, 4, on=listed), living) == ""
+    living[0].stale, listed.refills = False, True
+    assert gangs.division(Ranks(4, 4, on=listed), living) == ""
 
 
 def test_where_namespaces_can_be_joined_a_new_worker_enrols_alone_and_nobody_is_replaced():
@@ -436,7 +499,7 @@ def test_every_gang_ends_once_and_for_a_good_reason(nodes, joins, steps):
             assert task.deaths > task.worker_retries
         if how(pool)[task.id] == "raised":
             assert any(end == "raised" for _, end in task.payload)
-    assert pool.scheduler.in_hand == pool.scheduler.queued == 0
+    assert in_hand(pool.scheduler) == pool.scheduler.queued == 0
     assert not pool.scheduler.gangs.parts._running
     assert not pool.scheduler.gangs.parts._timed
 
@@ -459,8 +522,8 @@ def test_a_gang_that_the_pool_has_become_too_small_for_is_given_up_after_a_while
     enrolments.tick(120.0)
     assert pool.resolved == []
     enrolments.tick(121.0)
-    assert pool.resolved == [(7, f"the gang cannot run: {TOO_SMALL}")]
-    assert not pool.scheduler.gangs
+    assert pool.resolved == [(7, f"the gang cannot run: {TOO_SMALL}; ex.grow(1) would bring them, or ask for fewer")]
+    assert not pool.scheduler.gangs.waiting
     enrolments.tick(122.0)
     assert enrolments.next_deadline() is None
 
@@ -486,7 +549,7 @@ def test_all_gangs_that_can_never_run_are_refused_at_once_together():
     pool.scheduler.gangs.joins = False
     pool.enrolments.tick(2.0)
     assert list(pool.told) == [0, 1, 2]
-    assert not pool.scheduler.gangs
+    assert not pool.scheduler.gangs.waiting
 
 
 @pytest.mark.parametrize("is_full", [False, True])
@@ -555,6 +618,21 @@ def test_where_namespaces_can_be_joined_each_node_has_its_own(joins, expected):
     enrolments.begin([1, 2, 3])
     posted.get(timeout=30)()  # what was asked is told
     assert sorted((launches.asked.get(timeout=30) for _ in expected), key=str) == expected
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_a_worker_that_was_taken_away_as_it_became_a_rank_is_no_failure_of_mpi(taken):
+    agent, log = Mock(host="n1", launch=1, namespace="", site=0), Mock()
+    pool = SimpleNamespace(scheduler=Scheduler(), roster=Mock(workers={}), act=Mock(), resolve=Mock())
+    enrolments = Enrolments(pool, "auto", Recorded(lambda: False), 120.0, Mock(), log)
+    for number in range(MOST_FAILURES):
+        worker = WorkerState(number, agent, number)
+        worker.is_taken = taken
+        pool.roster.workers[number] = worker
+        enrolments.begin([number])
+        enrolments.worker_left(worker, End(signal=9))
+    assert bool(enrolments.refused) == (not taken)
+    assert pool.scheduler.gangs.renewal.is_hopeful == taken
 
 
 def of_two_jobs(joins):
@@ -633,3 +711,108 @@ def test_a_worker_of_a_gang_leaves_after_it():
     pool.run()
     assert how(pool) == {task.id: "done"}
     assert Leave(leaves) in ended
+
+
+def on_two_nodes(joins: bool) -> Scheduler:
+    """Return a scheduler of eight workers, four on each of two nodes, all busy."""
+    scheduler = Scheduler()
+    scheduler.gangs.joins, scheduler.gangs.kept = joins, {"a": 4, "b": 4}
+    for number in range(8):
+        scheduler.joined(number, 0.0, "ab"[number // 4])
+    scheduler.enrolled(list(range(8)), "mpi-1", 0.0)
+    for number in range(8):
+        scheduler.submit(Task(number, 1), 0.0)
+    return scheduler
+
+
+def end(scheduler: Scheduler, task: Task, workers: list[int]) -> list:
+    for worker in workers:
+        scheduler.finished(worker, [(task.id, 0.01)], 1.0)
+        ended = scheduler.gangs.parts.ended(task, worker, "returned", 1.0)
+    return scheduler.released(ended, 1.0)
+
+
+@pytest.mark.parametrize("joins", [False, True])
+def test_a_gang_like_the_last_gets_its_workers_only_where_none_are_better(joins):
+    scheduler = on_two_nodes(joins)
+    first = Task(10, 1, gang=Ranks(4, 4))
+    scheduler.submit(first, 0.0)
+    held = {worker.id: next(iter(worker.hand)) for worker in scheduler.workers.values()}
+    began = [action for one in (0, 1, 4, 5) for action in scheduler.finished(one, [(held[one], 0.01)], 0.5)[1]]
+    assert [sorted(action.workers) for action in began] == [[0, 1, 4, 5]]  # over both nodes: those that idled
+    for one in (2, 3, 6, 7):
+        scheduler.finished(one, [(held[one], 0.01)], 0.6)
+    end(scheduler, first, [0, 1, 4, 5])
+    for number in (11, 12):
+        task = Task(number, 1, gang=Ranks(4, 4))
+        (began,) = scheduler.submit(task, 2.0)
+        assert len({scheduler.workers[worker].node for worker in began.workers}) == 1
+        end(scheduler, task, began.workers)
+
+
+def test_a_single_task_that_stands_between_two_gangs_goes_between_them():
+    pool = Pool(4)
+    pool.gang(4)
+    pool.run()
+    blocking = pool.gang(4, 0.1)
+    later = pool.gang(2, priority=0)
+    single = pool.submit(0.01, priority=5)
+    first = pool.gang(2, priority=9)
+    wide = pool.gang(2, priority=0)
+    pool.run()
+    began = pool.began
+    assert began[blocking.id] < began[first.id]
+    assert how(pool)[single.id] == "done"
+    order = [task for task, _ in pool.outcomes]
+    assert order.index(single.id) <= order.index(later.id) < order.index(wide.id)
+
+
+def test_a_gang_within_bounds_gets_as_many_as_it_can_have_of_namespaces_that_cannot_be_joined():
+    scheduler = Scheduler()
+    scheduler.gangs.joins, scheduler.gangs.kept = False, {"n0": 8}
+    for number in range(8):
+        scheduler.joined(number, 0.0, "n0")
+    scheduler.enrolled([0, 1], "mpi-1", 0.0)
+    scheduler.enrolled(list(range(2, 8)), "mpi-2", 0.0)
+    for number, (least, most, members) in enumerate([(2, 8, range(2, 8)), (2, 4, range(2, 6)), (1, 2, (0, 1))]):
+        task = Task(number, 1, gang=Ranks(least, most))
+        (began,) = scheduler.submit(task, 1.0)
+        assert began.workers == list(members)
+        end(scheduler, task, began.workers)
+
+
+def test_a_gang_is_refused_at_once_where_there_is_no_mpi(monkeypatch):
+    pool = Mock()
+    pool.roster.workers, pool.roster.agents = {0: None, 1: None}, []
+    launches = SimpleNamespace(standing=lambda: Local())
+    enrolments = Enrolments(pool, "auto", launches, 1.0, None, None)
+    monkeypatch.setattr(starters, "find_spec", lambda name: None)
+    with pytest.raises(GangError, match=r"mpi4py is not installed; `pip install 'mainstay\[mpich\]'`"):
+        enrolments.check(Ranks(2, 2), 2)
+    enrolments.check(Ranks(2, 2, alone=True, is_program=True), 2)  # a program brings its own
+    pool.roster.agents = [SimpleNamespace(stage={"tree": "/elsewhere"})]
+    enrolments.check(Ranks(2, 2), 2)  # from another environment, which may have it
+    enrolments._is_there, pool.roster.agents = False, []
+    monkeypatch.setattr(starters, "find_spec", lambda name: name)
+    monkeypatch.setattr(starters.MpiExec, "why_not", lambda self: "no mpiexec on PATH")
+    with pytest.raises(GangError, match="no mpiexec on PATH"):
+        enrolments.check(Ranks(2, 2), 2)
+    monkeypatch.setattr(starters.MpiExec, "why_not", lambda self: None)
+    enrolments.check(Ranks(2, 2), 2)
+
+
+def test_gangs_and_single_tasks_by_turns_however_many():
+    scheduler = Scheduler()
+    scheduler.gangs.joins, scheduler.gangs.kept = True, {"n0": 3000}
+    everyone = Task(0, 1, gang=Ranks(scope="all"))
+    for number in range(3000):
+        scheduler.joined(number, 0.0, "n0")
+    scheduler.enrolled(list(range(3000)), "mpi-1", 0.0)
+    (began,) = scheduler.submit(everyone, 0.0)
+    for number in range(1, 2001):
+        scheduler.submit(Task(number, 1, gang=Ranks(1, 1) if number % 2 else None), 0.0)
+    for worker in began.workers:
+        scheduler.finished(worker, [(0, 0.01)], 1.0)
+        ended = scheduler.gangs.parts.ended(everyone, worker, "returned", 1.0)
+    actions = scheduler.released(ended, 1.0)
+    assert Counter(type(action) for action in actions) == {Disband: 1, Assemble: 1000, Send: 1000}

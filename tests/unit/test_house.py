@@ -19,7 +19,7 @@ LAYERS = [
     ["contents"],
     ["orders", "report", "timeline", "interrupts", "slurm", "slurm_script"],
     ["origin"],
-    ["hands", "queues", "runtimes", "holds", "parts", "process_sets"],
+    ["hands", "queues", "runtimes", "holds", "parts", "process_sets", "renewal", "waiting"],
     ["options"],
     ["gangs"],
     ["scheduler"],

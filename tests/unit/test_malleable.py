@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mainstay.malleable import CALM, IN_VAIN, LOOK, Malleability, size
+from mainstay.malleable import CALM, IN_VAIN, LOOK, RENEWAL, Malleability, size
+from mainstay.node.context import Point
+from mainstay.node.malleable import World, _look
 from mainstay.options import Options
-from mainstay.orders import Assemble, Leave, Ranks, Task
+from mainstay.orders import Assemble, Leave, Members, Ranks, Task
 from mainstay.scheduler import Scheduler
 
 BOUNDS = Ranks(2, 8)
 
 
 @pytest.mark.parametrize(
-    ("now", "waiting", "idle", "leaving", "then"),
+    ("now", "lacking", "spare", "leaving", "then"),
     [
         (4, 0, 0, 0, 4),
         (4, 0, 3, 0, 7),
         (4, 0, 9, 0, 8),  # no more than the most
         (4, 1, 0, 0, 3),
         (4, 9, 0, 0, 2),  # no fewer than the least
-        (4, 2, 3, 0, 4),  # what waits will have those that idle
-        (4, 3, 2, 0, 3),
         (4, 0, 3, 1, 3),
         (4, 2, 0, 1, 2),
     ],
 )
-def test_to_which_size(now, waiting, idle, leaving, then):
-    assert size(BOUNDS, now, waiting, idle, leaving) == then
+def test_to_which_size(now, lacking, spare, leaving, then):
+    assert size(BOUNDS, now, lacking, spare, leaving) == then
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -53,6 +55,11 @@ def with_a_gang(workers: int) -> tuple[Scheduler, Task, list]:
 def look(watcher: Malleability, now: float) -> float:
     watcher.tick(now)
     return now + LOOK
+
+
+def look_when_it_has_begun_again(watcher: Malleability, task: Task, attempt: int, now: float) -> float:
+    task.attempt, task.pausing = attempt, False
+    return look(watcher, look(watcher, now) + CALM)
 
 
 def test_a_gang_makes_room_for_those_who_wait_and_takes_those_who_idle():
@@ -83,13 +90,23 @@ def test_a_gang_makes_room_for_those_who_wait_and_takes_those_who_idle():
 def test_one_that_could_not_grow_waits_before_it_tries_again():
     scheduler, task, told = with_a_gang(2)
     watcher = Malleability(scheduler, lambda task: told.append(task))
-    scheduler.joined(9, 0.0)  # of no use to it
+    scheduler.joined(9, 0.0)
+    scheduler.enrolled([9], "mpi-2", 0.0)  # of no use to it
     now = look(watcher, look(watcher, 0.0) + CALM)
     assert len(told) == 1
-    task.attempt, task.pausing = 1, False  # it began again, and is no larger
-    now = look(watcher, look(watcher, now) + CALM)
+    now = look_when_it_has_begun_again(watcher, task, 1, now)  # and is no larger
     assert len(told) == 1
     look(watcher, now + IN_VAIN)
+    assert len(told) == 2
+
+
+def test_one_that_was_to_have_workers_without_ranks_grows_when_they_have_some():
+    scheduler, task, told = with_a_gang(2)
+    watcher = Malleability(scheduler, lambda task: told.append(task))
+    scheduler.joined(9, 0.0)
+    now = look(watcher, look(watcher, 0.0) + CALM)
+    scheduler.enrolled([9], "mpi-2", now)
+    look_when_it_has_begun_again(watcher, task, 1, now)  # at once, while worker 9 enrolled
     assert len(told) == 2
 
 
@@ -113,3 +130,157 @@ def test_one_with_a_worker_that_is_to_leave_lets_it_go():
 def test_what_cannot_be(given_, told):
     with pytest.raises(ValueError, match=told):
         Options().changed(given_)
+
+
+def test_it_looks_at_no_worker_that_it_cannot_have_and_at_who_waits_for_its_own():
+    ours, others = Members("ours", range(4)), Members("others", {4, 5})
+    bounds = Ranks(2, 4, on=ours)
+    scheduler = Scheduler()
+    scheduler.gangs.kept, scheduler.gangs.joins = {"": 8}, True
+    for number in range(4):
+        scheduler.joined(number, 0.0)
+    scheduler.enrolled(list(range(4)), "mpi-1", 0.0)
+    assert scheduler.submit(Task(1, 1, gang=Ranks(3, 3, on=ours), malleable=bounds), 0.0)
+    told: list[Task] = []
+    watcher = Malleability(scheduler, told.append)
+    scheduler.retire([3], 0.0)
+    scheduler.joined(9, 0.0)  # it idles, but not in the set
+    now = look(watcher, look(watcher, 0.0) + CALM)
+    assert told == []
+    for task, on in ((Task(2, 1, on=others), others), (Task(3, 1, gang=Ranks(2, 2, on=others)), others)):
+        assert on is others
+        scheduler.submit(task, now)
+    now = look(watcher, now + CALM)
+    assert told == []  # these would get nothing of it
+    scheduler.submit(Task(4, 1, on=ours), now)
+    look(watcher, now + CALM)
+    assert [task.gang.most for task in told] == [2]
+
+
+def test_who_idles_elsewhere_does_nothing_for_those_who_wait_for_its_own():
+    ours = Members("ours", {0})
+    scheduler, _, told = with_a_gang(4)
+    watcher = Malleability(scheduler, lambda task: told.append(task.gang.most))
+    now = look(watcher, 0.0)
+    scheduler.gangs.kept = {"": 6}
+    bounds = scheduler.gangs.parts.malleable()[0][0]
+    bounds.malleable = Ranks(2, 4)  # at its most
+    for number in (8, 9):
+        scheduler.joined(number, now)
+    scheduler.submit(Task(2, 1, on=ours), now)
+    look(watcher, now + CALM)
+    assert told == [3]
+
+
+def test_workers_that_could_not_become_ranks_are_tried_once():
+    scheduler, task, told = with_a_gang(2)
+    watcher = Malleability(scheduler, told.append)
+    scheduler.joined(9, 0.0)
+    now = look(watcher, look(watcher, 0.0) + CALM)
+    for attempt in (1, 2):
+        now = look_when_it_has_begun_again(watcher, task, attempt, now)  # and worker 9 still has no rank
+    assert len(told) == 2
+    look(watcher, now + IN_VAIN)
+    assert len(told) == 3
+
+
+def paused(scheduler: Scheduler, task: Task, members: int, now: float) -> list[int]:
+    """Let a gang of the first workers hand over; return those that are to be replaced."""
+    ended = []
+    for worker in range(members):
+        scheduler.finished(worker, [(task.id, 1.0)], now)
+        ended = scheduler.gangs.parts.ended(task, worker, "returned", now)
+    scheduler.released(ended, now)
+    scheduler.gangs.renew(task, list(range(members)), scheduler.workers)
+    return sorted(worker.id for worker in scheduler.workers.values() if worker.stale)
+
+
+def apart(scheduler: Scheduler, *others: tuple[int, str, int]) -> Scheduler:
+    """Have more workers idle, each of a namespace (or none) and a job, where MPI cannot join launches."""
+    scheduler.gangs.joins = False
+    for number, namespace, site in others:
+        scheduler.joined(number, 0.0, site=site)
+        if namespace:
+            scheduler.enrolled([number], namespace, 0.0)
+    return scheduler
+
+
+def test_where_namespaces_cannot_be_joined_it_grows_by_new_ranks_for_all_and_not_often():
+    scheduler, task, told = with_a_gang(2)
+    apart(scheduler, (8, "mpi-2", 0), (9, "", 0), (10, "", 1))
+    watcher = Malleability(scheduler, told.append)
+    now = look(watcher, 0.0)
+    for _ in range(3):
+        now = look(watcher, now + CALM)
+    assert told == []
+    now = look(watcher, RENEWAL)
+    assert [task.gang.most for task in told] == [4]  # worker 10 is of a job where none of its launches reaches
+    assert not any(worker.stale for worker in scheduler.workers.values())  # it may end, and not pause
+    assert paused(scheduler, task, 2, now) == [0, 1, 8]
+
+
+def test_it_takes_first_who_has_no_rank_and_no_more_than_it_may_have():
+    scheduler, task, told = with_a_gang(2)
+    task.malleable = Ranks(2, 3)
+    apart(scheduler, (7, "mpi-2", 0), (8, "mpi-2", 0), (9, "", 0))
+    watcher = Malleability(scheduler, told.append)
+    now = look(watcher, look(watcher, 0.0) + RENEWAL)
+    assert paused(scheduler, task, 2, now) == [0, 1]
+
+
+def test_new_ranks_are_not_made_for_one_while_others_wait_or_where_that_fails_or_spoils_its_set():
+    scheduler, task, told = with_a_gang(2)
+    apart(scheduler, (8, "", 0))
+    watcher = Malleability(scheduler, told.append)
+    now = look(watcher, look(watcher, 0.0) + RENEWAL)
+    assert told == [task]
+    scheduler.submit(Task(2, 1, gang=Ranks(4, 4)), now)
+    assert paused(scheduler, task, 2, now) == []
+    for spoil in ("fails", "is listed"):
+        scheduler, task, told = with_a_gang(2)
+        apart(scheduler, (8, "", 0))
+        if spoil == "fails":
+            scheduler.gangs.renewal.is_hopeful = False
+        else:
+            task.malleable = Ranks(2, 8, on=Members("mine", (0, 1, 8)))
+        watcher = Malleability(scheduler, told.append)
+        look(watcher, look(watcher, 0.0) + RENEWAL)
+        assert told == []
+
+
+def test_one_that_would_not_begin_again_before_the_end_does_not_pause():
+    scheduler, task, told = with_a_gang(2)
+    task.timeout = 100.0
+    scheduler.gangs.joins = True
+    scheduler.joined(9, 0.0)
+    scheduler.closes(120.0, 0.0)
+    watcher = Malleability(scheduler, told.append)
+    look(watcher, look(watcher, 60.0) + CALM)
+    assert told == []
+    scheduler.closes(1000.0, 0.0)
+    look(watcher, 62.0)
+    assert told == [task]
+
+
+def test_where_some_of_its_own_ranks_idle_it_grows_by_these_at_once():
+    scheduler, _, told = with_a_gang(4)
+    scheduler.gangs.joins = False
+    watcher = Malleability(scheduler, told.append)
+    scheduler.gangs.parts.malleable()[0][1].remove(3)
+    scheduler.joined(9, 0.0)
+    scheduler.workers[3].hand.clear()
+    scheduler.workers[3].idle = True
+    look(watcher, look(watcher, 0.0) + CALM)
+    assert [task.gang.most for task in told] == [4]
+    assert not any(worker.stale for worker in scheduler.workers.values())
+
+
+def test_a_program_that_does_not_look_from_what_it_goes_on_is_told():
+    point = Point(lambda: None, lambda states: False)
+    comm = SimpleNamespace(rank=1, size=2)
+    beginning, later = World(comm, None), World(comm, 7)  # type: ignore[arg-type]
+    assert (beginning.is_known, later.is_known) == (True, False)
+    with pytest.raises(RuntimeError, match=r"did not read world\.state"):
+        _look(point, [(False, 1, later.is_known), (False, 1, False)])
+    assert later.state == 7
+    assert _look(point, [(False, 1, later.is_known), (False, 1, False)]) == (False, [])  # one may tell the others

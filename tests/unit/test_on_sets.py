@@ -87,8 +87,8 @@ def test_workers_that_come_into_a_set_are_given_its_calls_and_what_has_none_can_
     assert sent(scheduler.top_up(0.0)) == {0: [1]}
     gpu.numbers.clear()
     scheduler.submit(Task(3, UNKNOWN, on=gpu), 0.0)
-    assert scheduler.gangs.wanting() == [(gpu, 2)]
-    assert [task.id for task in scheduler.queues.withdraw(gpu) + scheduler.gangs.withdraw(gang.gang)] == [3, 2]
+    assert scheduler.gangs.waiting.wanting() == [(gpu, 2)]
+    assert [task.id for task in scheduler.queues.withdraw(gpu) + scheduler.gangs.waiting.withdraw(gang.gang)] == [3, 2]
     assert scheduler.queued == 0
 
 

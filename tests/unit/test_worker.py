@@ -103,3 +103,30 @@ def test_two_recalls_are_answered_one_after_the_other(client: socket.socket) -> 
 def recall_twice(_: object) -> None:
     worker.recall()
     worker.recall()
+
+
+class FailingRank:
+    """A rank whose part in each gang cannot be had."""
+
+    is_silent = False
+
+    def takes(self, body: object) -> None:
+        self.is_silent = True
+
+    def join(self) -> None:
+        raise RuntimeError("no communicator")
+
+
+def test_a_gang_that_cannot_be_joined_leaves_nothing_to_the_calls_after_it(client: socket.socket) -> None:
+    worker._rank = FailingRank()  # type: ignore[assignment]
+    for frame in (
+        encode(Kind.DEFINE, dump(abs).body, number=0),
+        encode(Kind.PART, b""),
+        encode(Kind.RESUME, dump([7]).body, task=0),
+        encode(Kind.GANG, dump(((1,), {}, "")).body, task=0, number=0),
+    ):
+        client.sendall(b"".join(frame))
+    send(client, (recall, 42))
+    assert answers(client) == [(Kind.ERROR, 0), (Kind.RETURNED, []), (Kind.RESULT, 0)]
+    assert not worker._rank.is_silent
+    assert worker._resumed is None

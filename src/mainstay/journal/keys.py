@@ -49,6 +49,11 @@ def call_key(
     return key or blake2b(function + _encoded(args, kwargs, fn, reach), digest_size=SIZE).digest()
 
 
+def gang_key(key: bytes, ranks: int | tuple[int, int] | str, gather: str, on: str) -> bytes:
+    """Return the key of a call that runs as a gang, given that of the call: with other ranks, it is another."""
+    return blake2b(key + repr((ranks, gather, on)).encode(), digest_size=SIZE).digest()
+
+
 def plain_key(function: bytes, args: tuple[Any, ...], kwargs: dict[str, Any], fn: Any = None) -> bytes | None:
     """Return what `call_key` does, for arguments that are plain and all count; None for others."""
     if kwargs or hasattr(fn, MARK) or not (_ATOMS.issuperset(map(type, args)) or all(map(_is_plain, args))):

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 NO_BATCH = "^slurm,pbs,lsf,gridengine,pals"  # PRRTE's parts that ask a batch system for hosts
 KNOWN = ("hydra", "openmpi")
+UNBUFFERED = "GFORTRAN_UNBUFFERED_PRECONNECTED"  # by Hydra: each write of a Fortran program goes out by itself
+# PRRTE keeps a directory by its process's number, and does not start where a killed one of that number has left its.
+AFRESH = ("/bin/sh", "-c", 'rm -rf "${TMPDIR:-/tmp}/ompi.$$"; exec "$@"', "mainstay")
 
 
 class MpiExec:
@@ -87,7 +90,7 @@ class MpiExec:
         if tree:  # agents are to look there, whatever else is set where they are
             environment["MAINSTAY_STAGE_DIR"] = str(Path(tree).parents[1])
         if flavour_of(program) == "hydra":
-            argv = hydra_argv(program, self._hosts, [*emptied(invitation.hidden), *invitation.command(sent)])
+            argv = hydra_argv(program, self._hosts, [*emptied(invitation.hidden), *plain(), *invitation.command(sent)])
         else:
             told = [name for name in environment if name.startswith("MAINSTAY_")]
             told += [name for name in os.environ if name.startswith("MAINSTAY_STAGE_") and name not in environment]
@@ -143,7 +146,7 @@ class MpiExec:
             prefix = [program, *hydra_where(hosts, len(hosts) == 1)]
         else:
             ends_by = "TERM"  # it is what ends its ranks, each in a process group of its own
-            prefix = [program, "--oversubscribe", "--bind-to", "none", *openmpi_where(hosts, len(hosts) == 1)]
+            prefix = [*AFRESH, program, "--oversubscribe", "--bind-to", "none", *openmpi_where(hosts, len(hosts) == 1)]
             environment |= allow_root() if os.geteuid() == 0 else {}
         return Places(dict(places), (*prefix, "-n", str(sum(hosts.values()))), environment, ends_by=ends_by)
 
@@ -210,7 +213,7 @@ def openmpi_argv(program: str, hosts: Sequence[str], variables: Sequence[str], c
     """
     where = ["--host", ",".join(hosts), "--map-by", "ppr:1:node"] if hosts else []
     exported = [word for name in variables for word in ("-x", name)]
-    return [program, *where, "--bind-to", "none", *exported, "-n", str(max(1, len(hosts))), *command]
+    return [*AFRESH, program, *where, "--bind-to", "none", *exported, "-n", str(max(1, len(hosts))), *command]
 
 
 def hydra_where(hosts: Mapping[str, int], here: bool) -> list[str]:
@@ -233,7 +236,7 @@ def hydra_slots_argv(program: str, hosts: Mapping[str, int], here: bool, command
 def openmpi_slots_argv(program: str, hosts: Mapping[str, int], here: bool, command: Sequence[str]) -> list[str]:
     """Return Open MPI's. `--continuous`: the ranks that are left go on when one has died."""
     alone = ["--continuous", "--oversubscribe", "--bind-to", "none"]
-    return [program, *alone, *openmpi_where(hosts, here), "-n", str(sum(hosts.values())), *command]
+    return [*AFRESH, program, *alone, *openmpi_where(hosts, here), "-n", str(sum(hosts.values())), *command]
 
 
 def allow_root() -> dict[str, str]:
@@ -245,6 +248,11 @@ def allow_root() -> dict[str, str]:
 def emptied(names: Sequence[str]) -> list[str]:
     """Return MPICH's words that keep variables from what it starts: they are empty there."""
     return [word for name in names for word in ("-genv", name, "")]
+
+
+def plain() -> list[str]:
+    """Return what stands before an agent's command so that programs do not get what MPICH's launcher sets unasked."""
+    return [] if UNBUFFERED in os.environ else ["/usr/bin/env", "-u", UNBUFFERED]
 
 
 def unseen(program: str, hidden: tuple[str, ...]) -> tuple[str, ...]:

@@ -21,10 +21,10 @@ from collections import deque
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from mainstay.node.home import Home
+from mainstay.node.home import Home, sweep_memory
 from mainstay.node.output import Child, Output
-from mainstay.node.place import Place
-from mainstay.node.worker import serve_as_worker, take_place
+from mainstay.node.place import Place, take_place
+from mainstay.node.worker import serve_as_worker
 from mainstay.wire.address import Address, dial
 from mainstay.wire.frames import Bytes, Frame, FrameReader, Kind, encode
 from mainstay.wire.payload import load
@@ -95,6 +95,7 @@ class Agent:
         if monotonic() >= self._beat:
             self._beat = monotonic() + self._setup.get("node_timeout", HELLO * HEARTBEATS) / HEARTBEATS
             self._send(encode(Kind.HEARTBEAT, doing.encode()))
+            sweep_memory()
         return max(0.0, self._beat - monotonic())
 
     def _is_over(self) -> bool:

@@ -23,11 +23,12 @@ import pickle
 from typing import TYPE_CHECKING, NamedTuple
 
 from mainstay.node.lending import fetch
+from mainstay.node.shm import take_names_off
 
 if TYPE_CHECKING:
     from mpi4py.MPI import Intracomm
 
-    from mainstay.wire.frames import Bytes, Frame
+    from mainstay.wire.frames import Bytes
 
 JOINS = "MPICH"  # Open MPI 5 cannot accept and connect between launches that do not share a daemon of its own
 TAGS = 30_000  # MPI promises 32,767
@@ -86,6 +87,7 @@ class Rank:
 
         if not MPI.Is_initialized():
             MPI.Init_thread()  # the agent has preloaded it
+        take_names_off()
         world = MPI.COMM_WORLD
         self.library = " ".join(MPI.Get_library_version().strip("\0").split("\n")[0].split(",")[0].split())
         if (world.rank, world.size) != (enrolment.rank, enrolment.size):
@@ -98,13 +100,15 @@ class Rank:
         self.port = MPI.Open_port() if self.library.startswith(JOINS) else ""
         self.is_silent = False  # nobody wants this rank's result
         self._communicators: dict[int, Intracomm] = {WORLD: world}
+        self._part: Part
 
-    def join(self, frame: Frame) -> Intracomm:
-        """Return the communicator of the gang that a frame calls to; all members call this at once.
+    def takes(self, body: Bytes) -> None:
+        """This is the rank's part in the gangs that it is called to from now on."""
+        self._part = Part(*pickle.loads(body))
 
-        Takes the part's buffer out of the frame, which is an ordinary call then.
-        """
-        part = Part(*pickle.loads(frame.buffers.pop(0)))
+    def join(self) -> Intracomm:
+        """Return the communicator of the gang that the rank was called to; all members call this at once."""
+        part = self._part
         self.is_silent = not part.answers
         if part.leaves:
             self._communicators[part.communicator] = self._built(part)

@@ -202,6 +202,14 @@ def sweep(base: str, host: str, *, apart: bool) -> None:
         os.close(fd)
 
 
+def sweep_memory(place: str = "/dev/shm") -> None:  # noqa: S108
+    """Remove what MPI programs of this user that were killed left in this node's memory."""
+    if any(name.startswith("mpich_shm_") for name in _names(place)):
+        from mainstay.node.shm import sweep  # seldom, and so no import of every worker's
+
+        sweep(place)
+
+
 def _is_own(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_uid == os.getuid()

@@ -34,7 +34,17 @@ class World:
     """
 
     def __init__(self, comm: Intracomm, state: Any) -> None:
-        self.comm, self.rank, self.size, self.state = comm, comm.rank, comm.size, state
+        self.comm, self.rank, self.size, self._state = comm, comm.rank, comm.size, state
+        self.is_known = state is None  # whether the program knows from what it is to go on
+
+    @property
+    def state(self) -> Any:
+        self.is_known = True
+        return self._state
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        self.is_known, self._state = True, state
 
 
 def run_malleable(app: App, redistribute: Redistribute | bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -42,7 +52,8 @@ def run_malleable(app: App, redistribute: Redistribute | bool, args: tuple[Any, 
     comm, point = context.comm(), context.point
     assert point is not None
     share = comm.scatter(_shared(point.resumed(), redistribute, comm.size) if comm.rank == 0 else None)
-    program = _checked(app(World(comm, share), *args, **kwargs), app)
+    world = World(comm, share)
+    program = _checked(app(world, *args, **kwargs), app)
     state, result, has_returned = None, None, False
     pauses, returned = False, list[int]()
     while not (pauses or returned):
@@ -50,7 +61,7 @@ def run_malleable(app: App, redistribute: Redistribute | bool, args: tuple[Any, 
             state = program.send(state)
         except StopIteration as stop:
             state, result, has_returned = None, stop.value, True
-        came = comm.gather((has_returned, state))
+        came = comm.gather((has_returned, state, world.is_known))
         pauses, returned = comm.bcast(None if came is None else _look(point, came))
     if 0 < len(returned) < comm.size:
         raise RuntimeError(
@@ -72,11 +83,18 @@ def _checked(program: object, app: App) -> Generator[Any, Any, Any]:
     return program
 
 
-def _look(point: Point, came: list[tuple[bool, Any]]) -> tuple[bool, list[int]]:
-    """In rank 0, given whether each rank has returned, and else its state: return whether all are to pause, and which
-    ranks have returned."""
-    returned = [rank for rank, (has_returned, _) in enumerate(came) if has_returned]
-    return not returned and point.reached([state for _, state in came]), returned
+def _look(point: Point, came: list[tuple[bool, Any, bool]]) -> tuple[bool, list[int]]:
+    """In rank 0, return whether all are to pause, and which ranks have returned.
+
+    Of each rank it is given whether it has returned, its state, and whether it knows from what it was to go on.
+    """
+    if not any(is_known for *_, is_known in came):
+        raise RuntimeError(
+            "a malleable program was begun anew, to go on from what it had yielded last, and did not read world.state; "
+            "begin with that where it is not None, as in `state = first() if world.state is None else world.state`"
+        )
+    returned = [rank for rank, (has_returned, *_) in enumerate(came) if has_returned]
+    return not returned and point.reached([state for _, state, _ in came]), returned
 
 
 def _shared(states: list[Any] | None, redistribute: Redistribute | bool, size: int) -> list[Any]:

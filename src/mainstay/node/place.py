@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING, NamedTuple
+import sys
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mainstay.node.home import Home, free, remove
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from mainstay.errors import ScratchFull
     from mainstay.node.context import TaskInfo
     from mainstay.node.psets import Line
+    from mainstay.node.standing import Standing
     from mainstay.wire.address import Address
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -151,3 +153,17 @@ class Place:
             room, size = free(self.home.path)
             if error.__cause__ is None and (room < LITTLE or room < size / 100):
                 error.__cause__ = self.home.full()
+
+
+def take_place(setup: dict[str, Any], standing: Standing | None) -> None:
+    """Make this process look like the client's: directory and module path, unless it stands in an environment of its
+    own."""
+    directory, path = (setup["directory"], setup["path"]) if standing is None else standing.prepare(setup)
+    try:
+        os.chdir(directory)
+    except OSError:
+        sys.stderr.write(f"mainstay: no {directory} on this node; workers run in {os.getcwd()}\n")
+    sys.path[:] = path
+    sys.argv[:] = setup["argv"]
+    for name in setup["own"]:
+        __import__(name)

@@ -117,9 +117,11 @@ def _executable(name: str, directory: str) -> str:
     if "/" not in name:
         found = shutil.which(name)
     else:
-        found = next(filter(os.path.exists, (os.path.join(directory, name), os.path.abspath(name))), None)
+        looked = [os.path.join(directory, name), os.path.abspath(name)]
+        found = next(filter(os.path.exists, looked), None)
     if found is None:
-        raise FileNotFoundError(2, f"host {os.uname().nodename} has no such program", name)
+        where = "on PATH" if "/" not in name else "at " + " or ".join(dict.fromkeys(map(os.path.normpath, looked)))
+        raise FileNotFoundError(2, f"host {os.uname().nodename} has no such program {where}", name)
     if not os.access(found, os.X_OK) or os.path.isdir(found):
         raise PermissionError(13, f"host {os.uname().nodename} may not execute it", found)
     return found

@@ -5,8 +5,8 @@
 Results of short tasks are sent together: when the inbox is empty, `FLUSH` seconds have passed, or a recall comes.
 One with arrays is sent at once, since they are not copied and may be written again.
 After its last result a worker polls the socket for `SPIN` seconds and then sleeps on it: waking a sleeping process
-costs more than a short task does. After its part of a gang it does not: the client has all parts to hear first, and
-the other ranks may want the core. A recall comes as SIGURG, so that it can be answered while a task runs.
+costs more than a short task does. After its part of a gang it does not, unless the node has cores for all ranks and the
+client, which has all parts to hear first. A recall comes as SIGURG, so that it can be answered while a task runs.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from mainstay.node.gang import Rank
     from mainstay.node.pinning import Pinning
     from mainstay.node.place import Place
-    from mainstay.node.standing import Standing
 
 SPIN = 100e-6
 FLUSH = 500e-6
@@ -57,7 +56,7 @@ class Worker:
         timed: bool = False,
     ) -> None:
         self._sock, self._name, self._flush_after, self._place = sock, name, flush, place
-        self._pid = os.getpid()
+        self._pid, self._cores = os.getpid(), len(os.sched_getaffinity(0))
         self._reader = FrameReader()
         self._inbox: deque[Frame] = deque()
         self._outbox: list[Bytes] = []
@@ -94,6 +93,8 @@ class Worker:
                     self._sources[frame.number] = frame
                 elif frame.kind == Kind.WITNESS:
                     self._witnesses[frame.number] = pickle.loads(frame.body)
+                elif frame.kind == Kind.PART and self._rank is not None:
+                    self._rank.takes(frame.body)
                 elif frame.kind == Kind.ENROL:
                     self._enrol(frame)
                 elif frame.kind == Kind.RESUME:
@@ -138,13 +139,12 @@ class Worker:
         if self._recalled:
             self._answer_recall()
         try:
-            self._left = False
-            self._polls = frame.kind == Kind.CALL
-            run = self._run_call if self._polls else self._run_part
+            self._left, self._polls, context.point = False, True, None
+            run = self._run_call if frame.kind == Kind.CALL else self._run_part
             kind, (body, buffers) = Kind.RESULT, run(frame)
             if context.point is not None and context.point.paused:
                 kind = Kind.PAUSED
-            context.point = None
+            context.point = None  # it holds what was resumed
         except BaseException as error:
             kind, body, buffers = Kind.ERROR, describe_error(error), ()
         self._answers = False
@@ -181,15 +181,16 @@ class Worker:
     def _run_part(self, frame: Frame) -> Payload:
         """Run a call as one rank of a gang."""
         assert self._rank is not None, "a gang came before the worker was enrolled"
-        context.communicator = self._rank.join(frame)
         resumed, self._resumed = self._resumed, None
         context.point = context.Point(
             lambda: None if resumed is None else load(resumed.body, resumed.buffers),
             lambda states: self._reached(frame.task, states),
         )
         try:
+            context.communicator = communicator = self._rank.join()
+            self._polls = communicator.size < self._cores
             payload = self._run_call(frame)
-            self._left = context.communicator.Iprobe()
+            self._left = communicator.Iprobe()
             return payload
         finally:
             context.communicator, self._rank.is_silent = None, False
@@ -332,6 +333,10 @@ def serve_as_worker(place: Place, setup: dict[str, Any]) -> None:
     signal.siginterrupt(signal.SIGURG, False)
     start_worker(sock, place.number, setup)
     worker.serve()
+    if "mpi4py.MPI" in sys.modules:
+        from mainstay.node.shm import take_names_off
+
+        take_names_off()  # of a world that a task made for itself
     sys.stdout.flush()
     sys.stderr.flush()
 
@@ -351,6 +356,9 @@ def start_worker(sock: socket.socket, number: int, setup: dict[str, Any]) -> Non
 
 def send_all(sock: socket.socket, pieces: list[Bytes]) -> None:
     """Send all the pieces on a blocking socket, without joining them."""
+    if len(pieces) == 1:
+        sock.sendall(pieces[0])
+        return
     for at in range(0, len(pieces), MOST_PIECES):
         views = [memoryview(piece) for piece in pieces[at : at + MOST_PIECES]]
         sent = sock.sendmsg(views)
@@ -382,17 +390,3 @@ def describe_error(error: BaseException) -> bytes:
 
 def _micros(seconds: float) -> int:
     return min(int(seconds * 1e6), 0xFFFFFFFF)
-
-
-def take_place(setup: dict[str, Any], standing: Standing | None) -> None:
-    """Make this process look like the client's: directory and module path, unless it stands in an environment of its
-    own."""
-    directory, path = (setup["directory"], setup["path"]) if standing is None else standing.prepare(setup)
-    try:
-        os.chdir(directory)
-    except OSError:
-        sys.stderr.write(f"mainstay: no {directory} on this node; workers run in {os.getcwd()}\n")
-    sys.path[:] = path
-    sys.argv[:] = setup["argv"]
-    for name in setup["own"]:
-        __import__(name)

@@ -44,9 +44,22 @@ class Connection:
 
     def send(self, pieces: list[Bytes]) -> None:
         """Send what the kernel takes now, and the rest as it takes more. A broken peer shows when it is read."""
+        sent = self._sent_at_once(pieces)
+        if sent == sum(map(len, pieces)):
+            return  # as most often
         self._unsent.extend(pieces)
+        self._forget(sent)
         if not self._watches_out:
             self._flush()
+
+    def _sent_at_once(self, pieces: list[Bytes]) -> int:
+        """Send of pieces what the kernel takes, where nothing stands before them; return how many bytes that was."""
+        if self._unsent or len(pieces) > MOST_PIECES:
+            return 0
+        try:
+            return self.sock.sendmsg(pieces)
+        except OSError:  # it is full or broken, which `_flush` finds out
+            return 0
 
     def receive_rest(self) -> list[Frame]:
         """Return every frame that has arrived, up to the peer's end or to where nothing more is there."""

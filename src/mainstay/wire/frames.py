@@ -6,7 +6,7 @@
     └──────┴─────────┴─────────┴────────┴──────┴──────┴───────────────┴──────┴─────────────┘
 
 `number` is the function's number in a CALL and the run time in microseconds in a RESULT. A WITNESS tells what the
-calls of a function compare from then on. A GANG is a CALL whose first buffer tells the worker's part in it. In LEND,
+calls of a function compare from then on, and a PART the worker's part in the gangs to which a GANG calls it. In LEND,
 LENT, ENROL and their like `number` is a namespace's; in LENT, `task` a rank. Small frames are read many at a time from
 one chunk; a large body, and every out-of-band buffer, is received straight into memory of its own, which the unpickled
 array then keeps.
@@ -29,7 +29,7 @@ class Kind:
 
     # client to worker
     DEFINE, CALL, GANG, ENROL, PIN, UNPIN, BRIDGE, PLACES, RESUME = 1, 2, 3, 4, 5, 6, 7, 8, 9
-    WITNESS, PAUSE = 49, 50
+    PART, WITNESS, PAUSE = 48, 49, 50
     # worker to client
     WORKER_HELLO, RESULT, ERROR, RETURNED, INITIALIZER_FAILED, UNLIKE, IMPORTED = 10, 11, 12, 13, 14, 15, 16
     ENROLLED, RAN, STATE, PAUSED = 17, 18, 19, 51
