@@ -13,6 +13,7 @@ def draw(reports: Sequence[Report], path: str) -> None:
     import matplotlib as mpl
 
     mpl.use("Agg")
+    mpl.rcParams["text.parse_math"] = False  # commands may have dollars in them
     import matplotlib.pyplot as plt
 
     picture, (left, right) = plt.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
@@ -35,14 +36,14 @@ def _phases(axis: Any, reports: Sequence[Report]) -> None:
     axis.invert_yaxis()
     axis.set(title="metadata operations by phase  ← better")
     if any(lefts):
-        axis.legend(fontsize=8)
+        axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=4)  # under all bars
 
 
 def _rates(axis: Any, reports: Sequence[Report]) -> None:
     for number, report in enumerate(reports, 1):
         axis.step(range(len(report.sums.rate) + 1), [*report.sums.rate, 0], where="post", label=_named(number, report))
     axis.set(title="metadata operations in each second", xlabel="seconds from the first")
-    axis.legend(fontsize=8)
+    axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.12))
 
 
 def _named(number: int, report: Report) -> str:
