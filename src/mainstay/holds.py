@@ -10,7 +10,9 @@ so that nothing else comes there, and are told nothing.
 
 *A task with cores* holds as many workers as stand for these: on a node with c cores and w workers, each stands for
 c / w cores, so k cores are ⌈k w / c⌉ workers. The sum of what tasks hold at once is then at most c, and each gets cores
-of its own. Tasks without `cores` are pinned nowhere, and there are at most as many as workers that are not held.
+of its own. A worker that is new on the node is held too where the task holds fewer than that: one of them has died, or
+with more workers each stands for fewer cores. Tasks without `cores` are pinned nowhere, and there are at most as many
+as workers that are not held.
 """
 
 from __future__ import annotations
@@ -54,18 +56,27 @@ class Holds:
         self._running[workers[0].id] = hold, node
         return hold
 
-    def adopt(self, worker: Worker) -> None:
-        """A worker is new on its node: an exclusive task that runs there holds it too."""
+    def adopt(self, worker: Worker, kept: int) -> None:
+        """A worker is new on its node, which keeps so many: a task that wants it quiet holds it too."""
         for hold, node in self._running.values():
-            assert hold.task.gang is not None
-            if node == worker.node and hold.task.gang.scope == "node":
+            if node == worker.node and self._wants_more(hold, node, kept):
                 hold.workers.append(worker.id)
                 worker.hand[hold.task.id], worker.load = hold.task, inf
+                return
+
+    def _wants_more(self, hold: Hold, node: str, kept: int) -> bool:
+        """Whether a task should hold more workers than it does."""
+        assert hold.task.gang is not None
+        return hold.task.gang.scope == "node" or len(hold.workers) < self.least(hold.task.gang, node, kept)
 
     def left(self, worker_id: int, hand: list[Task]) -> list[Task]:
         """A worker has ended: return what it ran of what it has in hand, which is not what it was held for."""
-        is_held = hand and hand[0].gang is not None and hand[0].gang.alone and worker_id not in self._running
-        return [] if is_held else hand
+        if not hand or hand[0].gang is None or not hand[0].gang.alone or worker_id in self._running:
+            return hand
+        for hold, _ in self._running.values():
+            if hold.task is hand[0]:
+                hold.workers.remove(worker_id)
+        return []
 
     def ended(self, worker_id: int) -> list[int]:
         """What this worker ran is over: return those that were held for it."""

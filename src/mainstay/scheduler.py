@@ -89,7 +89,7 @@ class Scheduler:
 
     def joined(self, worker_id: int, now: float, node: str = "", site: int = 0) -> list[Action]:
         worker = self.workers.setdefault(worker_id, Worker(worker_id, node, since=now, site=site))
-        self.gangs.holds.adopt(worker)
+        self.gangs.holds.adopt(worker, self.gangs.kept.get(node, 1))
         self._settle(worker)
         return self._dispatch(now)
 

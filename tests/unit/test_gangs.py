@@ -120,8 +120,9 @@ class Pool(Cluster):
             task, _ = self._running.pop(worker, (None, 0))
             if task is not None and task.gang is not None:
                 members = self._members.get(task.id, ())  # none where it was alone
-                if len({member.namespace for member in members}) > 1:
-                    self._lost |= {member.id for member in members}
+                ids = {member.id for member in members}  # of its last attempt; this may be the end of one before
+                if worker in ids and len({member.namespace for member in members}) > 1:
+                    self._lost |= ids
             self._missing = self.scheduler.workers[worker].node
             super()._end(worker, blame)
 

@@ -102,6 +102,29 @@ def test_a_retry_runs_alone_again():
     assert one.retry(task, 0.1) == [hold]
 
 
+def test_a_worker_in_the_place_of_one_that_cores_held_is_held_too():
+    one = scheduler("n0", "n0", n0=4)
+    (hold,) = one.submit(Task(1, 1, gang=cores(3)), 0.0)
+    assert len(hold.workers) == 2
+    one.left(hold.workers[1], 0.1)
+    assert one.joined(5, 0.2, "n0") == []
+    assert one.submit(Task(2, 1, gang=cores(2)), 0.3) == []
+    _, actions = one.finished(hold.workers[0], [(1, 0.4)], 0.4)
+    assert [type(action) for action in actions] == [Hold]
+
+
+def test_where_more_workers_come_cores_hold_more_of_them():
+    one = scheduler("n0", "n0", n0=4)
+    (first,) = one.submit(Task(1, 1, gang=cores(2)), 0.0)
+    one.gangs.kept = {"n0": 4}
+    one.joined(5, 0.1, "n0")
+    assert len(first.workers) == 2
+    one.joined(6, 0.1, "n0")
+    assert one.submit(Task(2, 1, gang=cores(3)), 0.2) == []
+    (second,) = one.submit(Task(3, 1, gang=cores(2)), 0.2)
+    assert not {*first.workers} & {*second.workers}
+
+
 def test_cores_hold_as_many_workers_as_stand_for_them_and_are_nobody_elses():
     one = scheduler("n0", "n0", "n0", "n0", n0=8)
     first, second = Task(1, 1, gang=cores(3)), Task(2, 1, gang=cores(4))
