@@ -94,6 +94,7 @@ class Gangs:
         if (again := self._again(len(idle))) is not None:
             return self._begin(*again, now)
         living = [worker for worker in workers.values() if not worker.dying]
+        self.holds.ending = {worker.node for worker in workers.values() if worker.dying}
         possible = sorted((task for task in self.waiting.heads() if self._is_possible(task, living)), key=order)
         if not possible:
             return next(_takers(single, idle), None) if single else None
@@ -197,7 +198,10 @@ class Gangs:
         """Return workers for a gang, if enough of those that can go together idle."""
         assert task.gang is not None
         best: list[Worker] | None = None
+        is_held = task.gang.alone and task.gang.is_of_one_node
         for group in self._groups(task.gang, idle):
+            if is_held and not self.holds.has_room(task.gang, group[0].node):
+                continue
             is_better = best is None or _fitness(group, task.gang) > _fitness(best, task.gang)
             if is_better and len(group) >= self._least(task.gang, group[0], living):
                 best = group

@@ -27,12 +27,23 @@ class Holds:
 
     def __init__(self) -> None:
         self.cores: dict[str, int] = {}  # how many each node has
+        self.ending: set[str] = set()  # nodes of workers that are about to end, perhaps after their task
         self._running: dict[int, tuple[Hold, str]] = {}  # by the worker that runs the task; with its node
 
     def least(self, gang: Ranks, node: str, kept: int) -> int:
         """Return how many of a node's workers are held for such a task; more than it keeps: it cannot run there."""
         worth = -(-gang.cores * kept // self.cores.get(node, kept))
         return max(worth, kept) if gang.scope == "node" else worth
+
+    def has_room(self, gang: Ranks, node: str) -> bool:
+        """Whether such a task may begin on a node once enough of its workers idle: those that leave are not counted
+        with these, but may still be busy, and have cores."""
+        is_quiet = gang.scope != "node" or node not in self.ending
+        return is_quiet and len(self._pinned(node)) + gang.cores <= self.cores.get(node, inf)
+
+    def _pinned(self, node: str) -> set[int]:
+        """Return the cores of a node that tasks have for themselves."""
+        return {core for hold, its_node in self._running.values() if its_node == node for core in hold.task.pinned}
 
     def shortage(self, gang: Ranks, kept: dict[str, int]) -> str:
         """Return why no node of those that the pool keeps can ever run such a task; empty: one can."""
@@ -49,7 +60,7 @@ class Holds:
         """A task has got its workers; the first is to run it."""
         assert task.gang is not None
         node = workers[0].node
-        taken = {core for hold, its_node in self._running.values() if its_node == node for core in hold.task.pinned}
+        taken = self._pinned(node)
         cores = sorted(range(self.cores.get(node, len(workers))), key=lambda core: core in taken)
         task.pinned = tuple(cores[: task.gang.cores])
         hold = Hold(task, [worker.id for worker in workers])

@@ -30,6 +30,7 @@ from mainstay.scheduler import Scheduler
 
 TOO_SMALL = "it wants 2 workers at least; the pool has 1 now, and no more have come"
 ENROLLING = 0.1  # seconds that workers take to become ranks
+STARTING = 0.03  # seconds that workers take to come
 
 
 class Pool(Cluster):
@@ -41,22 +42,46 @@ class Pool(Cluster):
     def __init__(self, workers: int, nodes: int = 1, checked: bool = True, joins: bool = False) -> None:
         self._nodes, self._namespaces, self._joins = nodes, 0, joins
         self._lost: set[int] = set()  # workers that can take part in no further gang
-        self._missing: str | None = None  # the node of a worker that is being replaced
+        self._missing: str | None = None  # the node of a worker that comes: it is being replaced, or one more
+        self._leaving: set[int] = set()  # workers that nobody replaces
         self.enrolments: list[int] = []
         self._members: dict[int, list[Worker]] = {}  # of each gang, as it began last
         super().__init__(workers, checked)
         self.act(self.scheduler.enrolled([], "", self.now))
 
     def join(self) -> int:
-        worker, kept = next(self._ids), self.scheduler.gangs.kept
+        worker = next(self._ids)
         if self._missing is None:
             self._missing = f"n{len(self._inbox) % self._nodes}"
-            kept[self._missing] = kept.get(self._missing, 0) + 1
-            self.scheduler.gangs.berths[self._missing, 0] = kept[self._missing]
+            self._keep(self._missing, 1)
         node, self._missing = self._missing, None
         self._inbox[worker] = deque()
         self.act(self.scheduler.joined(worker, self.now, node))
         return worker
+
+    def _keep(self, node: str, more: int) -> None:
+        gangs = self.scheduler.gangs
+        gangs.kept[node] = gangs.berths[node, 0] = gangs.kept.get(node, 0) + more
+
+    def grow(self) -> None:
+        """One more worker is to come, to the node that has the fewest."""
+        kept = self.scheduler.gangs.kept
+        node = min(sorted(kept), key=kept.__getitem__)
+        self._keep(node, 1)
+        self._later(STARTING, self._grown, node)
+
+    def _grown(self, node: str) -> None:
+        self._missing = node
+        self.join()
+
+    def shrink(self, worker: int, at_once: bool) -> None:
+        """A worker leaves: when its task has ended, or now."""
+        if worker not in self._leaving:
+            self._leaving.add(worker)
+            self._keep(self.scheduler.workers[worker].node, -1)
+            self.act(self.scheduler.retire([worker], self.now))
+        if at_once:
+            self._end(worker)
 
     def act(self, actions) -> None:
         for action in list(actions):
@@ -79,7 +104,7 @@ class Pool(Cluster):
             elif isinstance(action, Enrol):
                 self.enrolments.append(len(action.workers))
                 self._enrol(action.workers)
-            elif isinstance(action, Replace):
+            elif isinstance(action, (Replace, Leave)):
                 self._later(LATENCY, self._end, action.worker)
             elif isinstance(action, Disband):
                 self._disband(action)
@@ -123,8 +148,12 @@ class Pool(Cluster):
                 ids = {member.id for member in members}  # of its last attempt; this may be the end of one before
                 if worker in ids and len({member.namespace for member in members}) > 1:
                     self._lost |= ids
-            self._missing = self.scheduler.workers[worker].node
-            super()._end(worker, blame)
+            if worker in self._leaving:
+                del self._inbox[worker]
+                self.act(self.scheduler.left(worker, self.now, blame=blame))
+            else:
+                self._missing = self.scheduler.workers[worker].node
+                super()._end(worker, blame)
 
     def gang(self, ranks, payload=0.01, **options) -> Task:
         gang = ranks if isinstance(ranks, Ranks) else Ranks(ranks, ranks)
@@ -143,6 +172,17 @@ def wait(pool: Pool, seconds: float) -> None:
     until = pool.now + seconds
     pool.run(until)
     pool.now = until
+
+
+def resize(pool: Pool, kind: str, which: int, at_once: bool) -> None:
+    """Kill a worker that stands, or have one leave or come; two stay, or are to come."""
+    workers = sorted(pool.scheduler.workers)
+    if kind == "grow" or not workers:
+        pool.grow()
+    elif kind == "kill":
+        pool.kill(workers[which % len(workers)])
+    elif sum(pool.scheduler.gangs.kept.values()) > 2:
+        pool.shrink(workers[which % len(workers)], at_once)
 
 
 def how(pool: Pool) -> dict[int, str]:
@@ -470,6 +510,8 @@ STEP = st.one_of(
     st.tuples(st.just("scope"), st.sampled_from(["node", "all"]), SECONDS),
     st.tuples(st.just("wait"), st.floats(1e-5, 0.3), st.none()),
     st.tuples(st.just("kill"), st.integers(0, 3), st.none()),
+    st.tuples(st.just("shrink"), st.integers(0, 3), st.booleans()),
+    st.tuples(st.just("grow"), st.none(), st.none()),
 )
 
 
@@ -492,7 +534,9 @@ def test_every_gang_ends_once_and_for_a_good_reason(nodes, joins, steps):
         elif kind == "wait":
             wait(pool, one)
         else:
-            pool.kill(sorted(pool.scheduler.workers)[one])
+            resize(pool, kind, one, other)
+    while sum(pool.scheduler.gangs.kept.values()) < 4:
+        pool.grow()
     pool.run()
     assert sorted(how(pool)) == sorted(task.id for task in tasks)
     for task in tasks:

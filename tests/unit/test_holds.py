@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulation import LATENCY, in_hand
-from test_gangs import Pool, how, wait
+from test_gangs import Pool, how, resize, wait
 
 from mainstay.gangs import ROUNDS
 from mainstay.orders import Hold, Ranks, Task
@@ -125,6 +125,26 @@ def test_where_more_workers_come_cores_hold_more_of_them():
     assert not {*first.workers} & {*second.workers}
 
 
+def test_an_exclusive_task_waits_for_a_worker_of_its_node_that_leaves_after_its_own():
+    one = scheduler("n0", "n0")
+    (send,) = one.submit(Task(1, 1), 0.0)
+    one.gangs.kept = {"n0": 1}
+    one.retire([send.worker], 0.1)
+    assert one.submit(Task(2, 1, gang=EXCLUSIVE), 0.1) == []
+    one.finished(send.worker, [(1, 0.2)], 0.2)
+    assert [type(action) for action in one.left(send.worker, 0.3, blame=False)] == [Hold]
+
+
+def test_cores_of_a_task_whose_workers_leave_are_its_own_until_it_has_ended():
+    one = scheduler(*["n0"] * 4, n0=4)
+    (first,) = one.submit(Task(1, 1, gang=cores(2)), 0.0)
+    one.gangs.kept = {"n0": 2}
+    one.retire(first.workers, 0.1)
+    assert one.submit(Task(2, 1, gang=cores(3)), 0.1) == []  # one of the two cores would be this one's
+    _, actions = one.finished(first.workers[0], [(1, 0.2)], 0.2)
+    assert [action.task.pinned for action in actions if isinstance(action, Hold)] == [(0, 1, 2)]
+
+
 def test_cores_hold_as_many_workers_as_stand_for_them_and_are_nobody_elses():
     one = scheduler("n0", "n0", "n0", "n0", n0=8)
     first, second = Task(1, 1, gang=cores(3)), Task(2, 1, gang=cores(4))
@@ -210,6 +230,8 @@ STEP = st.one_of(
     st.tuples(st.just("gang"), st.sampled_from([1, 2, 4]), st.just(0.02)),
     st.tuples(st.just("wait"), st.floats(1e-5, 0.3), st.none()),
     st.tuples(st.just("kill"), st.integers(0, 3), st.none()),
+    st.tuples(st.just("shrink"), st.integers(0, 3), st.booleans()),
+    st.tuples(st.just("grow"), st.none(), st.none()),
 )
 
 
@@ -237,12 +259,14 @@ def test_nothing_overlaps_where_a_task_is_alone_and_everything_ends(nodes, steps
         elif kind == "wait":
             wait(pool, one)
         else:
-            pool.kill(sorted(pool.scheduler.workers)[one])
+            resize(pool, kind, one, other)
+    while sum(pool.scheduler.gangs.kept.values()) < 4:
+        pool.grow()
     pool.run()
     assert set(how(pool)) == {task.id for task in tasks}
     assert in_hand(pool.scheduler) == pool.scheduler.queued == 0
     assert not pool.scheduler.gangs.holds._running
-    assert len(pool.scheduler._idle) == 4
+    assert len(pool.scheduler._idle) == sum(pool.scheduler.gangs.kept.values())
 
 
 def test_what_is_held_counts_as_busy():
