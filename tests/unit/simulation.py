@@ -98,7 +98,7 @@ class Cluster:
         """Go on until nothing is left to happen, or that time."""
         while True:
             self.act(self.scheduler.top_up(self.now))
-            tick = self.scheduler.next_tick()
+            tick = self.next_tick()
             at = self._events[0][0] if self._events else None
             if at is None and tick is None:
                 break
@@ -107,7 +107,7 @@ class Cluster:
                 self.now = max(self.now, min(tick, until))
                 if tick > until:
                     break
-                self.act(self.scheduler.tick(self.now))
+                self.tick()
                 continue
             if at > until:
                 break
@@ -115,6 +115,12 @@ class Cluster:
             event(*arguments)
 
     # -- the machinery
+
+    def next_tick(self) -> float | None:
+        return self.scheduler.next_tick()
+
+    def tick(self) -> None:
+        self.act(self.scheduler.tick(self.now))
 
     def act(self, actions) -> None:
         for action in actions:

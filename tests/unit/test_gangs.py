@@ -44,6 +44,7 @@ class Pool(Cluster):
         self._lost: set[int] = set()  # workers that can take part in no further gang
         self._missing: str | None = None  # the node of a worker that comes: it is being replaced, or one more
         self._leaving: set[int] = set()  # workers that nobody replaces
+        self.two = Members("two", refills=True)  # workers, of whom there are two where as many stand
         self.enrolments: list[int] = []
         self._members: dict[int, list[Worker]] = {}  # of each gang, as it began last
         super().__init__(workers, checked)
@@ -57,7 +58,12 @@ class Pool(Cluster):
         node, self._missing = self._missing, None
         self._inbox[worker] = deque()
         self.act(self.scheduler.joined(worker, self.now, node))
+        self._fill_two()
         return worker
+
+    def _fill_two(self) -> None:
+        others = sorted({*self._inbox} - self._leaving - self.two.numbers)
+        self.two.numbers.update(others[: 2 - len(self.two)])
 
     def _keep(self, node: str, more: int) -> None:
         gangs = self.scheduler.gangs
@@ -93,6 +99,8 @@ class Pool(Cluster):
                 runs = [key for key, _ in groupby(workers, key=lambda worker: worker.namespace)]
                 assert len(runs) == len(set(runs)), "the ranks of a namespace stand apart"
                 assert not self._lost & set(action.workers)
+                gang = action.task.gang
+                assert gang.on is None or gang.on.numbers.issuperset(action.workers)
                 self._members[action.task.id] = workers
                 self.began.setdefault(action.task.id, []).append(self.now)
                 for rank, worker in enumerate(action.workers):
@@ -148,8 +156,10 @@ class Pool(Cluster):
                 ids = {member.id for member in members}  # of its last attempt; this may be the end of one before
                 if worker in ids and len({member.namespace for member in members}) > 1:
                     self._lost |= ids
+            self.two.numbers.discard(worker)
             if worker in self._leaving:
                 del self._inbox[worker]
+                self._fill_two()
                 self.act(self.scheduler.left(worker, self.now, blame=blame))
             else:
                 self._missing = self.scheduler.workers[worker].node
@@ -508,6 +518,7 @@ STEP = st.one_of(
     st.tuples(st.just("blocked"), st.integers(2, 4), st.sampled_from(["raised", "dies"])),
     st.tuples(st.just("timed"), st.integers(1, 4), SECONDS),
     st.tuples(st.just("scope"), st.sampled_from(["node", "all"]), SECONDS),
+    st.tuples(st.just("among"), st.integers(0, 2), SECONDS),
     st.tuples(st.just("wait"), st.floats(1e-5, 0.3), st.none()),
     st.tuples(st.just("kill"), st.integers(0, 3), st.none()),
     st.tuples(st.just("shrink"), st.integers(0, 3), st.booleans()),
@@ -531,6 +542,10 @@ def test_every_gang_ends_once_and_for_a_good_reason(nodes, joins, steps):
             tasks.append(pool.gang(one, [(other, "returned"), (inf, "blocked")], timeout=0.1, retries=1))
         elif kind == "scope":
             tasks.append(pool.gang(Ranks(scope=one), other))
+        elif kind == "among" and one == 0:
+            tasks.append(pool.submit(other, on=pool.two))
+        elif kind == "among":
+            tasks.append(pool.gang(Ranks(one, one, on=pool.two), other))
         elif kind == "wait":
             wait(pool, one)
         else:

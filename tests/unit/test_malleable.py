@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from math import inf
 from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from test_gangs import Pool, how, resize, wait
 
 from mainstay.malleable import CALM, IN_VAIN, LOOK, RENEWAL, Malleability, size
 from mainstay.node.context import Point
 from mainstay.node.malleable import World, _look
 from mainstay.options import Options
-from mainstay.orders import Assemble, Leave, Members, Ranks, Task
+from mainstay.orders import Assemble, Disband, Leave, Members, Ranks, Task
 from mainstay.scheduler import Scheduler
 
 BOUNDS = Ranks(2, 8)
@@ -284,3 +286,98 @@ def test_a_program_that_does_not_look_from_what_it_goes_on_is_told():
         _look(point, [(False, 1, later.is_known), (False, 1, False)])
     assert later.state == 7
     assert _look(point, [(False, 1, later.is_known), (False, 1, False)]) == (False, [])  # one may tell the others
+
+
+class Solvers(Pool):
+    """A simulated pool for malleable programs, whose `state` is how many points they have to come to."""
+
+    STEP = 0.02  # seconds between two points
+
+    def __init__(self, nodes: int, joins: bool) -> None:
+        super().__init__(4, nodes, joins=joins)
+        self._malleability = Malleability(self.scheduler, lambda task: None)
+        self.sizes: dict[int, list[int]] = {}  # of each program, whenever it began
+
+    def solver(self, least: int, most: int, points: int) -> Task:
+        bounds = Ranks(least, most)
+        return self.gang(bounds, [(inf, "blocked")], malleable=bounds, state=points, function=9, worker_retries=9)
+
+    def next_tick(self) -> float | None:
+        ticks = [super().next_tick(), self._malleability.next_deadline()]
+        return min((tick for tick in ticks if tick is not None), default=None)
+
+    def tick(self) -> None:
+        super().tick()
+        self._malleability.tick(self.now)
+
+    def act(self, actions) -> None:
+        for action in list(actions):
+            if isinstance(action, Assemble) and action.task.malleable is not None:
+                action.task.pausing = False
+                self.sizes.setdefault(action.task.id, []).append(len(action.workers))
+                self._later(self.STEP, self._point, action.task, action.task.attempt, action.workers)
+        super().act(actions)
+
+    def _point(self, task: Task, attempt: int, members: list[int]) -> None:
+        run = [worker for worker in members if self._running.get(worker, (None, 0))[0] is task]
+        if task.attempt != attempt or run != members:
+            return  # the others are blocked
+        task.state -= 1
+        if task.state and not task.pausing:
+            self._later(self.STEP, self._point, task, attempt, members)
+            return
+        for worker in members:
+            del self._running[worker]
+            self.act(self.scheduler.finished(worker, [(task.id, self.STEP)], self.now)[1])
+            ended = self.scheduler.gangs.parts.ended(task, worker, "returned", self.now)
+            self.act(self.scheduler.released(ended, self.now))
+
+    def _disband(self, action: Disband) -> None:
+        task = action.task
+        if action.how != "returned" or not task.state or task.malleable is None:
+            super()._disband(action)
+            return
+        task.attempt += 1
+        self.scheduler.gangs.renew(task, [member.id for member in self._members[task.id]], self.scheduler.workers)
+        self.act(self.scheduler.submit(task, self.now))
+
+
+SECONDS = st.sampled_from([1e-3, 0.02, 0.5])
+STEP = st.one_of(
+    st.tuples(st.just("solver"), st.tuples(st.integers(1, 3), st.integers(0, 3)), st.sampled_from([1, 30, 600])),
+    st.tuples(st.just("single"), SECONDS, st.integers(1, 3)),
+    st.tuples(st.just("gang"), st.integers(1, 4), SECONDS),
+    st.tuples(st.just("wait"), st.sampled_from([1e-3, 0.1, 0.4, 3.0, 11.0]), st.none()),
+    st.tuples(st.just("kill"), st.integers(0, 3), st.none()),
+    st.tuples(st.just("shrink"), st.integers(0, 3), st.booleans()),
+    st.tuples(st.just("grow"), st.none(), st.none()),
+)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(nodes=st.integers(1, 2), joins=st.booleans(), steps=st.lists(STEP, max_size=30))
+def test_whatever_comes_and_goes_malleable_programs_end_and_take_what_is_free(nodes, joins, steps):
+    pool = Solvers(nodes, joins)
+    tasks: list[Task] = []
+    for kind, one, other in steps:
+        if kind == "solver":
+            tasks.append(pool.solver(one[0], sum(one), other))
+        elif kind == "single":
+            tasks.append(pool.submit(one, function=other))
+        elif kind == "gang":
+            tasks.append(pool.gang(one, other, function=3 + one, worker_retries=9))
+        elif kind == "wait":
+            wait(pool, one)
+        else:
+            resize(pool, kind, one, other)
+    while sum(pool.scheduler.gangs.kept.values()) < 6:
+        pool.grow()
+    pool.run()
+    tasks.append(pool.solver(1, 6, 700))
+    pool.run()
+    assert pool.sizes[tasks[-1].id][-1] == 6, "it could have had all"
+    assert sorted(how(pool)) == sorted(task.id for task in tasks)
+    for task in tasks:
+        if task.malleable is not None and how(pool)[task.id] == "done":
+            assert task.state == 0
+            assert all(task.malleable.least <= size <= task.malleable.most for size in pool.sizes[task.id])
