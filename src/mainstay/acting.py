@@ -226,8 +226,9 @@ class Acting:
             return self.overran(task)
         if action.failed is None and all(frame.kind == Kind.PAUSED for frame in gang.frames.values()):
             task.attempt += 1
-            pool.scheduler.gangs.renew(task, [member.number for member in gang.members], pool.scheduler.workers)
-            return pool.scheduler.submit(task, now())
+            members, time_now = [member.number for member in gang.members], now()
+            pool.scheduler.gangs.renew(task, members, pool.scheduler.workers, time_now)
+            return pool.scheduler.submit(task, time_now)
         if action.failed is None:
             self._succeeded(gang)
         elif action.how == "died":

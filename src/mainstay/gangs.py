@@ -95,6 +95,7 @@ class Gangs:
             return self._begin(*again, now)
         living = [worker for worker in workers.values() if not worker.dying]
         self.holds.ending = {worker.node for worker in workers.values() if worker.dying}
+        self.renewal.look(living, now)
         possible = sorted((task for task in self.waiting.heads() if self._is_possible(task, living)), key=order)
         if not possible:
             return next(_takers(single, idle), None) if single else None
@@ -106,7 +107,7 @@ class Gangs:
             members = self._place(head, _usable(head, idle), living)
         if members:
             return self._begin(head, members, now)
-        if not wanted and self._renew(head, living):
+        if not wanted and head is not self.renewal.task and self._renew(head, living):
             return self.choose(idle, workers, single, mean, now)
         return self._overtake(possible, idle, living, single, mean, now)
 
@@ -124,13 +125,13 @@ class Gangs:
             return False
         return _may_have(gang, worker) and (self.joins is not False or worker.site == member.site)
 
-    def renew(self, task: Task, members: list[int], workers: dict[int, Worker]) -> None:
+    def renew(self, task: Task, members: list[int], workers: dict[int, Worker], now: float) -> None:
         """A malleable gang of these members has paused, perhaps to be given new ranks; nobody else may wait."""
         there = [workers[member] for member in members if member in workers]
         if task.renews and task.gang is not None and there and not self.waiting:
             idle = [worker for worker in workers.values() if worker.idle]
             apt = [one for one in idle if self.may_join(task.gang, there[0], one, renewed=True)]
-            self.renewal.begin(task, members, apt)
+            self.renewal.begin(task, members, apt, now)
         task.renews = False
 
     def _may_enrol_now(self, site: int, living: list[Worker], now: float) -> bool:
@@ -144,6 +145,7 @@ class Gangs:
 
     def _begin(self, task: Task, members: list[Worker], now: float) -> Assemble | Hold:
         self.waiting.remove(task)
+        self.renewal.begun(task)
         if _is_alone(task):
             return self.holds.begin(task, members)
         assert task.gang is not None
@@ -198,12 +200,11 @@ class Gangs:
         """Return workers for a gang, if enough of those that can go together idle."""
         assert task.gang is not None
         best: list[Worker] | None = None
-        is_held = task.gang.alone and task.gang.is_of_one_node
         for group in self._groups(task.gang, idle):
-            if is_held and not self.holds.has_room(task.gang, group[0].node):
+            if task.gang.holds_others and not self.holds.has_room(task.gang, group[0].node):
                 continue
-            is_better = best is None or _fitness(group, task.gang) > _fitness(best, task.gang)
-            if is_better and len(group) >= self._least(task.gang, group[0], living):
+            least = task.gang.most if task is self.renewal.task else self._least(task.gang, group[0], living)
+            if len(group) >= least and (best is None or _fitness(group, task.gang) > _fitness(best, task.gang)):
                 best = group
         if best is None:
             return None
@@ -216,7 +217,7 @@ class Gangs:
         """Return how many workers a gang must have if this one is among them."""
         if gang.scope == "pool":
             return gang.least
-        if gang.alone and gang.is_of_one_node:
+        if gang.holds_others:
             return self.holds.least(gang, one.node, self._kept_beside(gang, one))
         if gang.on is not None:
             alike = [worker for worker in living if gang.scope == "all" or worker.node == one.node]
@@ -234,7 +235,7 @@ class Gangs:
         gang = task.gang
         assert gang is not None
         eligible = self._eligible(task, living)
-        if gang.alone and gang.is_of_one_node:
+        if gang.holds_others:
             return bool(eligible)
         starting = max(0, sum(self.kept.values()) - len(living)) if gang.on is None else 0
         return bool(eligible) and len(eligible) + starting >= self._least(gang, eligible[0], living)
@@ -245,7 +246,7 @@ class Gangs:
         assert gang is not None
         is_free = gang.on is None and gang.nodes is None
         mine = living if is_free else [worker for worker in living if _may_have(gang, worker)]
-        if gang.alone and gang.is_of_one_node:
+        if gang.holds_others:
             return [one for one in mine if self._least(gang, one, living) <= self._kept_beside(gang, one)]
         if self._is_of_one_site(gang) and len(self.sites) > 1:
             there = self.sites if gang.on is None else Counter(worker.site for worker in mine)
@@ -291,7 +292,7 @@ class Gangs:
 
     def shortage(self, gang: Ranks) -> str:
         """Return why the pool as it is kept now can never run this gang; empty: it can."""
-        if gang.alone and gang.is_of_one_node:
+        if gang.holds_others:
             return self.holds.shortage(gang, self.kept)
         grows = not (self.is_full or self.is_stuck)
         least, most = gang.least, max(sum(self.kept.values()), self.ceiling if grows else 0)

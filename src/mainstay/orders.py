@@ -55,6 +55,11 @@ class Ranks:
         """Whether all of its workers must be."""
         return self.scope in ("node", "cores")
 
+    @property
+    def holds_others(self) -> bool:
+        """Whether others of its node keep quiet while one runs it."""
+        return self.alone and self.is_of_one_node
+
 
 @dataclass(eq=False, slots=True)
 class Task:

@@ -210,7 +210,7 @@ class Scheduler:
             actions.append(self._recall(stalled))
         if self.gangs.renewal.deadline <= now:
             actions += self._dispatch(now)
-            self.gangs.renewal.deadline = inf
+            self.gangs.renewal.passed(now)
         return actions
 
     def drain(self) -> list[Task]:

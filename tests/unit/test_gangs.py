@@ -100,7 +100,7 @@ class Pool(Cluster):
                 assert len(runs) == len(set(runs)), "the ranks of a namespace stand apart"
                 assert not self._lost & set(action.workers)
                 gang = action.task.gang
-                assert gang.on is None or gang.on.numbers.issuperset(action.workers)
+                assert gang.on is None or all(worker in gang.on for worker in action.workers)
                 self._members[action.task.id] = workers
                 self.began.setdefault(action.task.id, []).append(self.now)
                 for rank, worker in enumerate(action.workers):

@@ -193,7 +193,7 @@ def paused(scheduler: Scheduler, task: Task, members: int, now: float) -> list[i
         scheduler.finished(worker, [(task.id, 1.0)], now)
         ended = scheduler.gangs.parts.ended(task, worker, "returned", now)
     scheduler.released(ended, now)
-    scheduler.gangs.renew(task, list(range(members)), scheduler.workers)
+    scheduler.gangs.renew(task, list(range(members)), scheduler.workers, 0.0)
     return sorted(worker.id for worker in scheduler.workers.values() if worker.stale)
 
 
@@ -338,8 +338,25 @@ class Solvers(Pool):
             super()._disband(action)
             return
         task.attempt += 1
-        self.scheduler.gangs.renew(task, [member.id for member in self._members[task.id]], self.scheduler.workers)
+        members = [member.id for member in self._members[task.id]]
+        self.scheduler.gangs.renew(task, members, self.scheduler.workers, self.now)
         self.act(self.scheduler.submit(task, self.now))
+
+
+def test_a_program_whose_workers_get_new_ranks_waits_for_these_and_does_not_begin_with_who_is_left():
+    pool = Solvers(1, joins=False)
+    pool.submit(1e-3)
+    for _ in range(3):
+        pool.grow()
+    pool.gang(3)
+    pool.run()
+    pool.gang(4)
+    pool.run()
+    launches = {worker.namespace for worker in pool.scheduler.workers.values()}
+    assert len(launches) == 2  # of three workers and of four, and a program may have six
+    program = pool.solver(1, 6, 600)
+    pool.run()
+    assert pool.sizes[program.id] == [4, 6]
 
 
 SECONDS = st.sampled_from([1e-3, 0.02, 0.5])
