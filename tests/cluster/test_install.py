@@ -37,6 +37,23 @@ def test_a_failing_package_manager_is_quoted(monkeypatch):
     assert asked == ["install", "update", "install"]
 
 
+def test_what_is_there_is_not_installed_again_and_nobody_but_root_tries(monkeypatch, tmp_path):
+    asked: list[tuple[str, ...]] = []
+    there = {"apt-get", "squashfuse"}
+    monkeypatch.setattr(install, "POLICY", tmp_path / "policy-rc.d")
+    monkeypatch.setattr(install, "_apt", lambda *words: asked.append(words))
+    monkeypatch.setattr(install.shutil, "which", lambda name, **_: name if name in there else None)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    install.ensure_mounts()
+    assert asked == []
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    install.ensure_mounts()
+    assert [words[-1] for words in asked] == ["update", "fuse3", "squashfs-tools"]
+    there |= {"fusermount3", "sqfstar"}
+    install.ensure_mounts()
+    assert len(asked) == 3
+
+
 def test_no_service_starts_while_packages_are_installed(monkeypatch, tmp_path):
     policy = tmp_path / "policy-rc.d"
     monkeypatch.setattr(install, "POLICY", policy)
