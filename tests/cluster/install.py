@@ -1,4 +1,4 @@
-"""What the tests want of Debian's or Ubuntu's packages: Slurm and munge, FUSE, squashfs. No daemon of theirs is started.
+"""What the tests want of Debian's or Ubuntu's packages: Slurm and munge, FUSE, squashfs. No daemon is started.
 
 programs on PATH? ── yes ── nothing to do
       └─ no ── root and apt-get? ── policy-rc.d says "start nothing" ── apt-get install ── policy-rc.d removed
