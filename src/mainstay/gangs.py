@@ -201,7 +201,7 @@ class Gangs:
         assert task.gang is not None
         best: list[Worker] | None = None
         for group in self._groups(task.gang, idle):
-            if task.gang.holds_others and not self.holds.has_room(task.gang, group[0].node):
+            if not self.holds.has_room(task.gang, group[0].node):
                 continue
             least = task.gang.most if task is self.renewal.task else self._least(task.gang, group[0], living)
             if len(group) >= least and (best is None or _fitness(group, task.gang) > _fitness(best, task.gang)):
@@ -343,7 +343,7 @@ class Gangs:
         begins, spare = inf, 0
         for group in self._groups(head.gang, living):
             least = self._least(head.gang, group[0], living)
-            if len(group) >= least:
+            if len(group) >= least and self.holds.has_room(head.gang, group[0].node):
                 free = sorted(_free_at(worker, mean) for worker in group)
                 if free[least - 1] < begins:
                     begins = free[least - 1]

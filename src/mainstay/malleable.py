@@ -62,7 +62,7 @@ class Malleability:
     def __init__(self, scheduler: Scheduler, pause: Callable[[Task], None]) -> None:
         self._scheduler, self._pause = scheduler, pause
         self._look_at = 0.0
-        self._watches: dict[int, Watch] = {}  # by task
+        self._watches: dict[Task, Watch] = {}
 
     def next_deadline(self) -> float | None:
         """Return when `tick` wants to be called."""
@@ -72,15 +72,16 @@ class Malleability:
         """Look whether a gang is to change; one at a time, since each changes what the others can have."""
         if self._look_at > time_now:
             return
-        running = self._scheduler.gangs.parts.malleable()
-        self._watches = {task.id: self._watches.get(task.id) or Watch() for task, _ in running}
+        running, waiting = self._scheduler.gangs.parts.malleable(), self._scheduler.gangs.waiting
+        paused = {task: watch for task, watch in self._watches.items() if task in waiting}
+        self._watches = paused | {task: self._watches.get(task) or Watch() for task, _ in running}
         self._look_at = time_now + LOOK
         for task, workers in running:
             if self._changes(task, workers, time_now):
                 break
 
     def _changes(self, task: Task, workers: list[int], time_now: float) -> bool:
-        watch, known, count = self._watches[task.id], self._scheduler.workers, len(workers)
+        watch, known, count = self._watches[task], self._scheduler.workers, len(workers)
         watch.look(task.attempt, count, time_now)
         if task.pausing or watch.since + CALM > time_now:
             return False

@@ -18,6 +18,9 @@ class Waiting:
     def __len__(self) -> int:
         return sum(map(len, self._kinds.values()))
 
+    def __contains__(self, task: Task) -> bool:
+        return task.gang is not None and task in self._kinds.get(task.gang, ())
+
     @property
     def demand(self) -> int:
         """How many workers what waits could use at least."""

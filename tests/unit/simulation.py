@@ -38,7 +38,9 @@ def check(scheduler: Scheduler) -> None:
     for queues in scheduler.queues.bound.values():
         places.update(task.id for queue in queues.by_priority.values() for task in queue)
     places.update(task.id for kind in scheduler.gangs.waiting._kinds.values() for task in kind)
-    places.update({task_id for worker in scheduler.workers.values() for task_id in worker.hand})
+    places.update(
+        {task.id for worker in scheduler.workers.values() for task in worker.hand.values() if not _held(task)}
+    )
     assert not places or max(places.values()) == 1, "a task is in two places"
     if scheduler._idle and not scheduler.gangs.waiting:
         wanted = [members for members, queues in scheduler.queues.bound.items() if queues]
@@ -46,6 +48,11 @@ def check(scheduler: Scheduler) -> None:
         bound = sum(len(scheduler.queues.bound[members]) for members in wanted)
         assert scheduler.queued == bound, "someone idles while tasks wait"
         assert not scheduler._hands.heavy or scheduler._errands, "someone idles while another holds long tasks ahead"
+
+
+def _held(task: Task) -> bool:
+    """Whether several workers may have it in their hand, even for two of its runs: one that overran may yet end."""
+    return task.gang is not None and task.gang.alone
 
 
 def check_quiet(running: list[tuple[Task, str]]) -> None:
@@ -131,8 +138,11 @@ class Cluster:
             elif isinstance(action, Recall):
                 self._later(LATENCY, self._give_back, action.worker)
             elif isinstance(action, Kill):
-                self._settle(action.task, "timeout")
                 self._later(LATENCY, self._end, action.worker)
+                if action.task.retries:
+                    self.act(self.scheduler.retry(action.task, self.now))
+                else:
+                    self._settle(action.task, "timeout")
             elif isinstance(action, GiveUp):
                 self._settle(action.task, "died")
         if self._checked:

@@ -118,11 +118,73 @@ def test_where_more_workers_come_cores_hold_more_of_them():
     (first,) = one.submit(Task(1, 1, gang=cores(2)), 0.0)
     one.gangs.kept = {"n0": 4}
     one.joined(5, 0.1, "n0")
-    assert len(first.workers) == 2
+    assert [number for number, worker in one.workers.items() if 1 in worker.hand] == [*first.workers, 5]
     one.joined(6, 0.1, "n0")
     assert one.submit(Task(2, 1, gang=cores(3)), 0.2) == []
     (second,) = one.submit(Task(3, 1, gang=cores(2)), 0.2)
+    assert not {*first.workers, 5} & {*second.workers}
+
+
+def test_a_task_that_overran_is_tried_again_while_its_old_process_ends():
+    one = scheduler("n0", "n0", "n1", "n1")
+    task = Task(1, 1, gang=EXCLUSIVE, timeout=1.0, retries=1)
+    (first,) = one.submit(task, 0.0)
+    one.tick(1.0)
+    (second,) = one.retry(task, 1.0)
     assert not {*first.workers} & {*second.workers}
+    for number in (first.workers[1], second.workers[1], first.workers[0]):
+        assert one.left(number, 1.1, blame=False) == []
+    assert one.finished(second.workers[0], [(1, 0.5)], 1.5)[0] == [task]
+
+
+def test_the_cores_of_an_old_process_are_taken_until_it_has_ended():
+    one = scheduler(*["n0"] * 4, n0=4)
+    task = Task(1, 1, gang=cores(2), timeout=1.0, retries=1)
+    (first,) = one.submit(task, 0.0)
+    one.tick(1.0)
+    one.retry(task, 1.0)
+    assert (first.task.pinned, one.submit(Task(2, 1, gang=cores(1)), 1.0)) == ((2, 3), [])
+
+
+PROGRAM = Ranks(3, 3, alone=True, is_program=True)
+
+
+def test_where_a_worker_of_a_program_dies_its_rank_still_has_the_place():
+    one = scheduler("n0", "n0", "n1", "n1")
+    (program,) = one.submit(Task(1, 1, gang=PROGRAM), 0.0)
+    lone = program.workers[2]
+    node = one.workers[lone].node
+    one.left(lone, 0.1)
+    assert one.submit(Task(2, 1, gang=on(node)), 0.1) == []
+    assert one.joined(5, 0.2, node) == []
+    assert 1 in one.workers[5].hand
+    _, actions = one.finished(program.workers[0], [(1, 0.3)], 0.3)
+    assert [type(action) for action in actions] == [Hold]
+
+
+def test_nothing_is_exclusive_beside_a_rank_whose_worker_was_taken_away():
+    one = scheduler("n0", "n0", "n1", "n1")
+    (program,) = one.submit(Task(1, 1, gang=PROGRAM), 0.0)
+    lone = program.workers[2]
+    one.gangs.kept[one.workers[lone].node] = 1
+    one.left(lone, 0.1, blame=False)
+    assert one.submit(Task(2, 1, gang=EXCLUSIVE), 0.2) == []
+    _, actions = one.finished(program.workers[0], [(1, 0.3)], 0.3)
+    assert [type(action) for action in actions] == [Hold]
+
+
+def test_while_a_worker_leaves_short_tasks_pass_an_exclusive_one():
+    pool = Pool(4)
+    long = pool.submit(1000.0)
+    wait(pool, LATENCY * 2)
+    (busy,) = pool._running
+    pool.shrink(busy, at_once=False)
+    pool.submit(1.0, gang=EXCLUSIVE)
+    short = [pool.submit(0.01, function=2) for _ in range(200)]
+    pool.run(until=900.0)
+    assert all(task.id in how(pool) for task in short)
+    pool.run()
+    assert how(pool)[long.id] == "done"
 
 
 def test_an_exclusive_task_waits_for_a_worker_of_its_node_that_leaves_after_its_own():
@@ -253,7 +315,7 @@ def test_nothing_overlaps_where_a_task_is_alone_and_everything_ends(nodes, steps
         elif kind == "both":
             tasks.append(pool.submit(one, gang=Ranks(scope="node", alone=True, cores=other), function=6))
         elif kind == "timed":
-            tasks.append(pool.submit(one, gang=EXCLUSIVE, timeout=other, function=7))
+            tasks.append(pool.submit(one, gang=EXCLUSIVE, timeout=other, retries=1, function=7))
         elif kind == "gang":
             tasks.append(pool.gang(one, other, function=8))
         elif kind == "wait":
