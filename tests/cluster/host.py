@@ -15,7 +15,7 @@ from pathlib import Path
 from cluster.commands import run_daemons
 from cluster.mounts import own_directory
 from cluster.namespaces import UNSHARE, BedError, Namespaces, init, only_child, wait_until_ready
-from cluster.slurm import Layout, address
+from cluster.slurm import Layout, address, card
 
 BRIDGE = "bridge"
 
@@ -89,7 +89,7 @@ class Host:
 
     def _plug_in(self) -> None:
         self._bed.ip(
-            f"link add {self.name} type veth peer name eth0 netns {self.namespaces.pid}",
+            f"link add {self.name} type veth peer name eth0 address {card(self.name)} netns {self.namespaces.pid}",
             f"link set {self.name} master {BRIDGE} up",
         )
         self.namespaces.ip("link set lo up", f"address add {address(self.name)}/24 dev eth0", "link set eth0 up")

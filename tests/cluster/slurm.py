@@ -46,6 +46,11 @@ def address(host: str) -> str:
     return f"{NETWORK}.{254 if host == LOGIN else int(host[1:])}"
 
 
+def card(host: str) -> str:
+    """The hardware address of a compute host's card, which it keeps: others do not ask for it again after a restart."""
+    return f"02:00:00:00:00:{int(host[1:]):02x}"
+
+
 def hosts_file(names: Sequence[str]) -> str:
     """The content of /etc/hosts."""
     lines = ["127.0.0.1 localhost", "::1 localhost"]

@@ -182,6 +182,17 @@ def test_hosts_that_lose_power_or_network_are_down_and_come_back(cluster):
     assert len(cluster.run(["srun", "-N3", "hostname"]).stdout.split()) == 3
 
 
+def test_a_host_that_was_off_is_reached_at_once_by_those_who_know_its_card():
+    """They may go on to send to the address that it had for half a minute, if nobody tells them of another."""
+    with Cluster(nodes=2, cpus=1) as other:
+        card = ["sh", "-c", "ip -o link show eth0 | grep -o 'link/ether [0-9a-f:]*'"]
+        before = other.on("n2", card).stdout
+        other.stop("n2")
+        other.start("n2")
+        assert before
+        assert other.on("n2", card).stdout == before != other.on("n1", card).stdout
+
+
 def test_a_job_is_told_of_its_end_and_another_is_ended(cluster, limited):
     warned, ended = limited
     assert cluster.wait(ended, 60).state == "TIMEOUT"
