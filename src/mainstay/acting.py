@@ -57,6 +57,9 @@ class Gang:
         self.frames: dict[int, Frame] = {}
         self.fallen: dict[int, Fallen] = {}
 
+    def member(self, worker: int) -> WorkerState:
+        return next(member for member in self.members if member.number == worker)
+
     def place(self, worker: int) -> str:
         """Return which rank a worker is, in words."""
         rank = [member.number for member in self.members].index(worker)
@@ -238,7 +241,7 @@ class Acting:
         elif task.retries > 0 and task.id in pool.tasks:
             return pool.scheduler.retry(task, now())
         else:
-            frame, worker = gang.frames[action.failed], pool.roster.workers[action.failed]
+            frame, worker = gang.frames[action.failed], gang.member(action.failed)  # who may have ended since
             outcome = Outcome(task.future, frame, None, worker.host, worker.number, gang.place(worker.number))
             pool.ended(task, outcome, frame.number / 1e6)
         return []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -117,6 +118,21 @@ def test_a_rank_that_raises_or_dies_or_overruns_ends_the_gang_and_the_pool_is_wh
             gang.options(timeout=0.5).submit(time.sleep, 600).result(60)
         assert gang.submit(together, 1).result(60)[0] == (0, 3, 3)
         assert not first & {worker.pid for worker in executor.workers}
+
+
+def raises_and_is_killed_while_the_others_are_waited_for() -> None:
+    comm = mainstay.comm()
+    if comm.rank == 1:
+        subprocess.Popen(["sh", "-c", f"sleep 0.2; kill -9 {os.getpid()}"])
+        raise ValueError("rank 1 failed")
+    comm.barrier()  # until the pool ends this, after a grace
+
+
+def test_a_rank_whose_worker_dies_after_it_has_raised_is_told_by_what_it_raised(mpi):
+    with mainstay.Executor(2, **mpi) as pool:
+        with pytest.raises(ValueError, match="rank 1 failed"):
+            pool.options(ranks=2).submit(raises_and_is_killed_while_the_others_are_waited_for).result(60)
+        assert pool.options(ranks=2).submit(os.getpid).result(60)
 
 
 @pytest.mark.timeout(150 + GANGS)
